@@ -1,1 +1,5 @@
-//! tmp
+//! vortex-fs: a file system that keeps telemetry in neurally compressed, randomly readable segments.
+//!
+//! The layers and what each may import are in `docs/DESIGN.md`.
+
+pub mod codec;

@@ -1,1 +1,2 @@
-fn main(){}
+//! Replaced by the command line.
+fn main() {}

@@ -1,0 +1,125 @@
+//! What names a block's encoding: codec ids, model ids, and an encoded block with its checksum.
+//!
+//! Codec ids are on disk for ever: a number is never given a second meaning.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a block's payload is coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CodecId {
+    /// The bytes themselves.
+    Raw = 0,
+    /// One zstd frame.
+    Zstd = 1,
+    /// Adaptive statistics and a model driving a range coder.
+    Neural = 2,
+}
+
+impl CodecId {
+    /// Every codec, in the order of their ids.
+    pub const ALL: [CodecId; 3] = [CodecId::Raw, CodecId::Zstd, CodecId::Neural];
+
+    /// The codec with this number, if there is one.
+    #[must_use]
+    pub fn from_u8(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| *c as u8 == raw)
+    }
+
+    /// The name shown to users.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CodecId::Raw => "raw",
+            CodecId::Zstd => "zstd",
+            CodecId::Neural => "neural",
+        }
+    }
+}
+
+impl fmt::Display for CodecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Content hash of a model file: the first 16 bytes of its BLAKE3 hash. Shown as 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelId(pub [u8; 16]);
+
+impl ModelId {
+    /// The id of a model file with these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+        ModelId(id)
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelId({self})")
+    }
+}
+
+impl FromStr for ModelId {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        if s.len() != 32 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(());
+        }
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(s.as_bytes().chunks(2)) {
+            let digit = |d: u8| if d <= b'9' { d - b'0' } else { d - b'a' + 10 };
+            *byte = digit(pair[0]) << 4 | digit(pair[1]);
+        }
+        Ok(ModelId(id))
+    }
+}
+
+/// One encoded block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// How `payload` is coded.
+    pub codec: CodecId,
+    /// The model needed to decode it.
+    pub model: Option<ModelId>,
+    /// The coded bytes.
+    pub payload: Vec<u8>,
+    /// Bytes that it decodes to, at most 1 MiB.
+    pub decoded_len: u32,
+    /// CRC-32C of the decoded bytes.
+    pub decoded_crc: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codec_numbers_name_one_codec_each() {
+        for codec in CodecId::ALL {
+            assert_eq!(CodecId::from_u8(codec as u8), Some(codec));
+        }
+        assert_eq!(CodecId::from_u8(3), None);
+    }
+
+    #[test]
+    fn model_ids_read_back_what_they_show() {
+        let id = ModelId::of(b"weights");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().len(), 32);
+        for bad in ["", "0", &"g".repeat(32), &"A".repeat(32), &"é".repeat(16)] {
+            assert_eq!(bad.parse::<ModelId>(), Err(()));
+        }
+    }
+}
