@@ -3,3 +3,5 @@
 //! The layers and what each may import are in `docs/DESIGN.md`.
 
 pub mod codec;
+pub mod engine;
+pub mod profiles;
