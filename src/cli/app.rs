@@ -1,0 +1,96 @@
+//! The three programs: arguments in, exit code out.
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::{CliError, Outcome, warn};
+
+/// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vortex-fs",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+struct VortexFs {
+    /// Log more: once for information, twice for debugging, three times for every operation
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// The program `vortex-fs`.
+pub fn vortex_fs() -> ExitCode {
+    program::<VortexFs>(|cli| {
+        log_to_stderr(cli.verbose);
+        match cli.command {}
+    })
+}
+
+/// Parses, runs, reports: the outer shell of every program.
+fn program<P: Parser>(run: impl FnOnce(P) -> Result<Outcome, CliError>) -> ExitCode {
+    panic::set_hook(Box::new(report_panic));
+    let parsed = match P::try_parse() {
+        Ok(parsed) => parsed,
+        Err(message) => {
+            // Help and version are good; everything else is wrong usage. A closed pipe changes neither.
+            let _ = message.print();
+            return ExitCode::from(u8::from(message.use_stderr()));
+        }
+    };
+    // Nothing outlives the closure, so no half-changed value can be seen after a panic.
+    match panic::catch_unwind(panic::AssertUnwindSafe(|| run(parsed))) {
+        Ok(Ok(outcome)) => outcome.into(),
+        Ok(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            warn(&error);
+            error.outcome().into()
+        }
+        Err(_) => Outcome::Failed.into(),
+    }
+}
+
+/// One line for a defect of the program itself, with what a report of it needs.
+fn report_panic(info: &panic::PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let what = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+        .replace('\n', " ");
+    let place = info
+        .location()
+        .map(|l| format!("{}:{}", l.file(), l.line()))
+        .unwrap_or_default();
+    warn(format_args!(
+        "internal error at {place} in version {}: {what}; please report this line",
+        env!("CARGO_PKG_VERSION")
+    ));
+}
+
+/// Sends the log to standard error: warnings by default, more with `-v`; `VORTEX_LOG` overrides.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = env_logger::Env::default().filter_or("VORTEX_LOG", level);
+    // Fails only where a logger is set already, which is as good.
+    let _ = env_logger::Builder::from_env(filter)
+        .format(|out, record| {
+            use std::io::Write;
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "vortex-fs: {level}: {}", record.args())
+        })
+        .try_init();
+}
