@@ -1,0 +1,323 @@
+//! A model: its configuration and its packed weights, read from one safetensors file.
+//!
+//! The file holds int8 tensors only, and two metadata entries: the version of the arithmetic and the
+//! [`Config`] as JSON. The configuration is validated first; it fixes every tensor's shape, and nothing is
+//! allocated for a tensor that is missing or has another type or shape.
+
+use super::kernels::Packed;
+use super::{Config, EngineError, Kernel};
+use safetensors::{Dtype, SafeTensors};
+
+/// Version of the arithmetic and of the tensor names; a change of either changes it.
+pub const FORMAT_VERSION: &str = "1";
+/// Metadata key of [`FORMAT_VERSION`].
+pub const METADATA_VERSION: &str = "vortex_model";
+/// Metadata key of the [`Config`] in JSON.
+pub const METADATA_CONFIG: &str = "config";
+
+/// One layer's weights.
+#[derive(Debug)]
+pub(super) struct Layer {
+    /// Queries, keys and values from the normed stream.
+    pub qkv: Packed,
+    /// Keys and values alone, for compressed memory.
+    pub kv: Packed,
+    pub o: Packed,
+    /// Inputs in the order (position in the slot, channel).
+    pub compress: Packed,
+    pub up: Packed,
+    pub down: Packed,
+    /// `[head][distance]`.
+    pub bias_recent: Vec<i8>,
+    /// `[head][distance in slots]`.
+    pub bias_memory: Vec<i8>,
+}
+
+/// An immutable model, shared by all threads.
+#[derive(Debug)]
+pub struct Model {
+    id: [u8; 16],
+    config: Config,
+    kernel: Kernel,
+    /// `[feature][byte][channel]`.
+    pub(super) embedding: Vec<i8>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) head: Packed,
+}
+
+/// Name and shape of every tensor of a model file, in the order of the layers.
+pub fn tensor_shapes(c: &Config) -> Vec<(String, Vec<usize>)> {
+    let (d, heads, memory) = (c.d(), c.model.n_heads, &c.compressive_memory);
+    let mut all = vec![(
+        "embedding".to_string(),
+        vec![c.model.features.len(), 256, d],
+    )];
+    for i in 0..c.model.n_layers {
+        let mut add =
+            |name: &str, shape: &[usize]| all.push((format!("layers.{i}.{name}"), shape.to_vec()));
+        add("qkv", &[d + 2 * c.kv_width(), d]);
+        add("bias_recent", &[heads, c.recent_slots()]);
+        add("bias_memory", &[heads, memory.max_compressed_len]);
+        add("compress", &[d, d, memory.compression_rate]);
+        add("o", &[d, d]);
+        add("up", &[c.ffn(), d]);
+        add("down", &[d, c.ffn()]);
+    }
+    all.push(("head".to_string(), vec![256, d]));
+    all
+}
+
+impl Model {
+    /// Reads a model file, to be run by the kernel of this process ([`Kernel::chosen`]).
+    ///
+    /// # Errors
+    /// Any [`EngineError`] but `Lanes`: the bytes are no model of this version, or are inconsistent.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
+        Self::with_kernel(bytes, Kernel::chosen()?)
+    }
+
+    /// Reads a model file, to be run by this kernel.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`].
+    pub fn with_kernel(bytes: &[u8], kernel: Kernel) -> Result<Self, EngineError> {
+        if !kernel.is_supported() {
+            return Err(EngineError::Kernel(kernel.name().to_string()));
+        }
+        let container = |e: safetensors::SafeTensorError| EngineError::Container(e.to_string());
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
+        let entry = |key: &str| {
+            header
+                .metadata()
+                .as_ref()
+                .and_then(|m| m.get(key))
+                .map_or("", String::as_str)
+        };
+        if entry(METADATA_VERSION) != FORMAT_VERSION {
+            let got = entry(METADATA_VERSION).to_string();
+            return Err(EngineError::Version {
+                expected: FORMAT_VERSION,
+                got,
+            });
+        }
+        let config: Config = serde_json::from_str(entry(METADATA_CONFIG))
+            .map_err(|e| EngineError::Config(e.to_string()))?;
+        config.validate()?;
+        let file = SafeTensors::deserialize(bytes).map_err(container)?;
+        let mut tensors = Vec::new();
+        for (name, shape) in tensor_shapes(&config) {
+            tensors.push(read(&file, name, &shape)?);
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+        Self::build(id, config, kernel, &tensors)
+    }
+
+    fn build(
+        id: [u8; 16],
+        config: Config,
+        kernel: Kernel,
+        tensors: &[Vec<i8>],
+    ) -> Result<Self, EngineError> {
+        let (d, ffn, rate) = (
+            config.d(),
+            config.ffn(),
+            config.compressive_memory.compression_rate,
+        );
+        let inconsistent =
+            || EngineError::Config("tensors do not fit the configuration".to_string());
+        let pack = |t: &[i8], k: usize| Packed::new(t.chunks_exact(k), k);
+        let [embedding, layers @ .., head] = tensors else {
+            return Err(inconsistent());
+        };
+        let mut built = Vec::with_capacity(config.model.n_layers);
+        for layer in layers.chunks(7) {
+            let [qkv, bias_recent, bias_memory, compress, o, up, down] = layer else {
+                return Err(inconsistent());
+            };
+            // (out, in, k) in the file; a slot's inputs lie position by position in the engine.
+            let by_position: Vec<i8> = compress
+                .chunks_exact(d * rate)
+                .flat_map(|row| {
+                    (0..rate).flat_map(move |p| row.iter().skip(p).step_by(rate).copied())
+                })
+                .collect();
+            built.push(Layer {
+                qkv: pack(qkv, d),
+                kv: pack(qkv.get(d * d..).ok_or_else(inconsistent)?, d),
+                o: pack(o, d),
+                compress: pack(&by_position, d * rate),
+                up: pack(up, d),
+                down: pack(down, ffn),
+                bias_recent: bias_recent.clone(),
+                bias_memory: bias_memory.clone(),
+            });
+        }
+        let head = pack(head, d);
+        Ok(Model {
+            id,
+            config,
+            kernel,
+            embedding: embedding.clone(),
+            layers: built,
+            head,
+        })
+    }
+
+    /// Content hash of the model file: the first 16 bytes of its BLAKE3 hash.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// The architecture.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The kernel that runs the model.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+}
+
+fn read(file: &SafeTensors<'_>, name: String, shape: &[usize]) -> Result<Vec<i8>, EngineError> {
+    let expected = || format!("I8 {shape:?}");
+    match file.tensor(&name) {
+        Ok(t) if t.dtype() == Dtype::I8 && t.shape() == shape => {
+            // -128 is no weight: sums are bounded for -127..=127.
+            if t.data().contains(&0x80) {
+                let got = "a weight of -128".to_string();
+                return Err(EngineError::Tensor {
+                    name,
+                    expected: "weights from -127 to 127".to_string(),
+                    got,
+                });
+            }
+            Ok(t.data().iter().map(|&b| b as i8).collect())
+        }
+        Ok(t) => {
+            let got = format!("{:?} {:?}", t.dtype(), t.shape());
+            Err(EngineError::Tensor {
+                name,
+                expected: expected(),
+                got,
+            })
+        }
+        Err(_) => Err(EngineError::Tensor {
+            name,
+            expected: expected(),
+            got: "none".to_string(),
+        }),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+    use std::collections::HashMap;
+
+    /// A model of this architecture with pseudo-random weights of realistic size, as a file.
+    pub(crate) fn random_file(config: &Config, seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut draw = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as i32
+        };
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensor_shapes(config)
+            .into_iter()
+            .map(|(name, shape)| {
+                let width = if name.contains("bias") { 40 } else { 25 };
+                let len = shape.iter().product();
+                let data = (0..len)
+                    .map(|_| (draw() % (2 * width + 1) - width) as i8 as u8)
+                    .collect();
+                (name, shape, data)
+            })
+            .collect();
+        to_file(config, &tensors)
+    }
+
+    pub(crate) fn to_file(config: &Config, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
+        let views: Vec<(&str, TensorView<'_>)> = tensors
+            .iter()
+            .map(|(n, s, d)| {
+                (
+                    n.as_str(),
+                    TensorView::new(Dtype::I8, s.clone(), d).unwrap(),
+                )
+            })
+            .collect();
+        let metadata = HashMap::from([
+            (METADATA_VERSION.to_string(), FORMAT_VERSION.to_string()),
+            (
+                METADATA_CONFIG.to_string(),
+                serde_json::to_string(config).unwrap(),
+            ),
+        ]);
+        safetensors::serialize(views, Some(metadata)).unwrap()
+    }
+
+    pub(crate) fn small_config() -> Config {
+        serde_json::from_str(
+            r#"{"model":{"d_model":32,"n_layers":2,"n_heads":2,"n_kv_heads":1,"ffn":64},
+                "compressive_memory":{"window_size":9,"compression_rate":4,"max_compressed_len":5}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_model_file_is_read_and_named_by_its_content() {
+        let file = random_file(&small_config(), 1);
+        let model = Model::from_bytes(&file).unwrap();
+        assert_eq!(model.id(), blake3::hash(&file).as_bytes()[..16]);
+        assert_eq!(model.config(), &small_config());
+    }
+
+    #[test]
+    fn damaged_files_end_in_an_error_or_in_another_model() {
+        let file = random_file(&small_config(), 2);
+        let id = Model::from_bytes(&file).unwrap().id();
+        for cut in (0..file.len()).step_by(97).chain(0..400) {
+            assert!(Model::from_bytes(&file[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut copy = file.clone();
+        for at in (0..file.len()).step_by(211).chain(0..2000) {
+            for bit in [1, 0x10, 0x80] {
+                copy[at] ^= bit;
+                if let Ok(m) = Model::from_bytes(&copy) {
+                    assert_ne!(m.id(), id);
+                }
+                copy[at] ^= bit;
+            }
+        }
+    }
+
+    #[test]
+    fn a_hostile_configuration_is_refused_before_it_costs_memory() {
+        let file = random_file(&small_config(), 3);
+        let mut huge = small_config();
+        huge.compressive_memory.max_compressed_len = usize::MAX;
+        assert!(matches!(
+            Model::from_bytes(&to_file(&huge, &[])),
+            Err(EngineError::Config(_))
+        ));
+        let mut wide = small_config();
+        wide.model.n_layers = 64;
+        assert!(matches!(
+            Model::from_bytes(&to_file(&wide, &[])),
+            Err(EngineError::Tensor { .. })
+        ));
+        assert!(matches!(
+            Model::from_bytes(b"nothing"),
+            Err(EngineError::Container(_))
+        ));
+        let old = String::from_utf8_lossy(&file).contains("vortex_model");
+        assert!(old);
+    }
+}

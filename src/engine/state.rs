@@ -1,0 +1,465 @@
+//! The running state of a model: memory of up to 16 lanes that advance in lockstep.
+//!
+//! Lanes never influence each other: a lane's weights are the same whatever the other lanes hold and however many there are.
+
+use super::arith::{INT8_MAX, RESIDUAL_MAX, Reciprocal, clamp8, norm, norm_shift, rounding_shift};
+use super::arith::{score_shift, weight_exponent};
+use super::kernels::{Job, Line, Ops, biased};
+use super::model::Layer;
+use super::{Config, EngineError, Model};
+
+/// Most lanes that a state holds.
+pub const MAX_LANES: usize = 16;
+/// Bias of a slot that is not attended to: far below every score.
+const ABSENT: i32 = -(1 << 20);
+
+/// Memory of up to [`MAX_LANES`] lanes, made for one model and reset at the start of a block.
+#[derive(Debug, Clone)]
+pub struct State {
+    shape: Shape,
+    lanes: usize,
+    /// Position of the next byte in every lane.
+    t: usize,
+    /// Keys then values, packed, for `[layer][lane][kv head]`.
+    memory: Vec<Line>,
+    /// Keys and values of slots that are still within the window: `[layer][lane][slot mod pending]`.
+    pending: Vec<i8>,
+    /// Normed inputs of the slot that is being filled: `[layer][lane][position][channel]`.
+    filling: Vec<i8>,
+    scratch: Scratch,
+}
+
+/// Sizes that the loops need, from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shape {
+    d: usize,
+    ffn: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: usize,
+    rate: usize,
+    compressed: usize,
+    recent_slots: usize,
+    /// Slots of the rings: recent, rounded up to 16, then compressed, rounded up to 16.
+    recent_ring: usize,
+    memory_ring: usize,
+    pending: usize,
+    features: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Scratch {
+    x: Vec<i32>,
+    y: Vec<i8>,
+    acc: Vec<i32>,
+    qkv: Vec<i8>,
+    hidden: Vec<i8>,
+    bias: Vec<i32>,
+    scores: Vec<i32>,
+    e: Vec<i8>,
+}
+
+impl Shape {
+    fn new(c: &Config) -> Self {
+        let m = &c.compressive_memory;
+        Shape {
+            d: c.d(),
+            ffn: c.ffn(),
+            layers: c.model.n_layers,
+            heads: c.model.n_heads,
+            kv_heads: c.kv_heads(),
+            head_dim: c.head_dim(),
+            window: m.window_size,
+            rate: m.compression_rate,
+            compressed: m.max_compressed_len,
+            recent_slots: c.recent_slots(),
+            recent_ring: c.recent_slots().next_multiple_of(16),
+            memory_ring: m.max_compressed_len.next_multiple_of(16),
+            pending: m.window_size / m.compression_rate + 2,
+            features: c.model.features.len(),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.recent_ring + self.memory_ring
+    }
+
+    fn kv(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Lines of the keys, and of the values, of one head.
+    fn lines(&self) -> usize {
+        self.slots() * self.head_dim / 64
+    }
+
+    /// Slots of compressed memory that exist at `t`.
+    fn compressed_at(&self, t: usize) -> usize {
+        (t + 1).saturating_sub(self.window) / self.rate
+    }
+}
+
+impl State {
+    /// An empty state for `lanes` lanes.
+    ///
+    /// # Errors
+    /// [`EngineError::Lanes`] if `lanes` is 0 or above [`MAX_LANES`].
+    pub fn new(model: &Model, lanes: usize) -> Result<Self, EngineError> {
+        if !(1..=MAX_LANES).contains(&lanes) {
+            return Err(EngineError::Lanes(lanes));
+        }
+        let shape = Shape::new(model.config());
+        let s = &shape;
+        let widest = (s.d + 2 * s.kv()).max(s.ffn).max(256);
+        let per_layer = s.layers * lanes;
+        Ok(State {
+            lanes,
+            t: 0,
+            memory: vec![Line::ZERO; per_layer * s.kv_heads * 2 * s.lines()],
+            pending: vec![0; per_layer * s.pending * 2 * s.kv()],
+            filling: vec![0; per_layer * s.rate * s.d],
+            scratch: Scratch {
+                x: vec![0; lanes * s.d],
+                y: vec![0; lanes * s.d],
+                acc: vec![0; lanes * widest],
+                qkv: vec![0; lanes * (s.d + 2 * s.kv())],
+                hidden: vec![0; lanes * s.ffn],
+                bias: vec![0; s.heads * s.slots()],
+                scores: vec![0; s.heads * s.slots().max(s.head_dim)],
+                e: vec![0; s.heads * s.slots()],
+            },
+            shape,
+        })
+    }
+
+    /// Forgets everything: the next step is the first of a block.
+    pub fn reset(&mut self) {
+        // What lies in the rings is never attended to before it is written again.
+        self.t = 0;
+    }
+
+    /// Number of lanes.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Advances the first `active` lanes by one byte.
+    ///
+    /// `features` holds the feature bytes of every lane, lane by lane; `weights[lane]` receives the weights (1 to 65536)
+    /// of the 256 values of the lane's next byte. A lane that is not active at a step stays inactive until [`State::reset`].
+    ///
+    /// # Panics
+    /// If the state was made for another architecture, or if a slice is too short for `active` lanes.
+    pub fn step(
+        &mut self,
+        model: &Model,
+        features: &[u8],
+        active: usize,
+        weights: &mut [[u32; 256]],
+    ) {
+        assert!(
+            self.shape == Shape::new(model.config()),
+            "state and model differ in shape"
+        );
+        assert!(
+            active <= self.lanes
+                && features.len() >= active * self.shape.features
+                && weights.len() >= active
+        );
+        model.kernel().run(Step {
+            state: self,
+            model,
+            features,
+            active,
+            weights,
+        });
+    }
+}
+
+struct Step<'a> {
+    state: &'a mut State,
+    model: &'a Model,
+    features: &'a [u8],
+    active: usize,
+    weights: &'a mut [[u32; 256]],
+}
+
+impl Job for Step<'_> {
+    #[inline(always)]
+    fn run<O: Ops>(self) {
+        let Step {
+            state,
+            model,
+            features,
+            active,
+            weights,
+        } = self;
+        let s = &state.shape;
+        let (d, q) = (s.d, norm_shift(s.d));
+        let work = &mut state.scratch;
+        embed(model, features, s.features, d, &mut work.x[..active * d]);
+        for (i, layer) in model.layers.iter().enumerate() {
+            norm_all(&work.x[..active * d], &mut work.y, d, q);
+            let mut memory = Memory {
+                s,
+                lanes: state.lanes,
+                layer: i,
+                t: state.t,
+                lines: &mut state.memory,
+                pending: &mut state.pending,
+                filling: &mut state.filling,
+            };
+            attention::<O>(&mut memory, layer, work, active);
+            add::<O>(
+                &work.y,
+                active,
+                &layer.o,
+                weight_exponent(d) - 1,
+                &mut work.acc,
+                &mut work.x,
+            );
+            norm_all(&work.x[..active * d], &mut work.y, d, q);
+            gemm::<O>(&work.y, active, &layer.up, &mut work.acc);
+            for (h, &a) in work.hidden.iter_mut().zip(&work.acc[..active * s.ffn]) {
+                *h = rounding_shift(a, weight_exponent(d)).clamp(0, INT8_MAX) as i8;
+            }
+            add::<O>(
+                &work.hidden,
+                active,
+                &layer.down,
+                weight_exponent(s.ffn) - 1,
+                &mut work.acc,
+                &mut work.x,
+            );
+        }
+        norm_all(&work.x[..active * d], &mut work.y, d, q);
+        gemm::<O>(&work.y, active, &model.head, &mut work.acc);
+        for (logits, out) in work
+            .acc
+            .chunks_exact_mut(256)
+            .zip(weights.iter_mut())
+            .take(active)
+        {
+            for l in logits.iter_mut() {
+                *l = rounding_shift(*l, weight_exponent(d) - 1);
+            }
+            O::byte_weights(logits, out);
+        }
+        state.t += 1;
+    }
+}
+
+#[inline(always)]
+fn embed(model: &Model, features: &[u8], count: usize, d: usize, x: &mut [i32]) {
+    for (x, bytes) in x.chunks_exact_mut(d).zip(features.chunks_exact(count)) {
+        x.fill(0);
+        for (f, &byte) in bytes.iter().enumerate() {
+            let at = (f * 256 + usize::from(byte)) * d;
+            for (x, &w) in x.iter_mut().zip(&model.embedding[at..at + d]) {
+                *x += i32::from(w);
+            }
+        }
+        // At most 16 features of at most 127 each: below the clamp of the residual stream.
+    }
+}
+
+#[inline(always)]
+fn norm_all(x: &[i32], y: &mut [i8], d: usize, q: u32) {
+    for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+        norm(x, y, q);
+    }
+}
+
+#[inline(always)]
+fn gemm<O: Ops>(x: &[i8], lanes: usize, w: &super::kernels::Packed, out: &mut [i32]) {
+    O::gemm(x, lanes, &w.lines, w.n, w.k, out);
+}
+
+/// Adds `w y` to the residual stream.
+#[inline(always)]
+fn add<O: Ops>(
+    y: &[i8],
+    lanes: usize,
+    w: &super::kernels::Packed,
+    shift: u32,
+    acc: &mut [i32],
+    x: &mut [i32],
+) {
+    gemm::<O>(y, lanes, w, acc);
+    for (x, &a) in x.iter_mut().zip(&acc[..lanes * w.n]) {
+        *x = (*x + rounding_shift(a, shift)).clamp(-RESIDUAL_MAX, RESIDUAL_MAX);
+    }
+}
+
+#[inline(always)]
+fn requantise(acc: &[i32], shift: u32, out: &mut [i8]) {
+    for (o, &a) in out.iter_mut().zip(acc) {
+        *o = clamp8(rounding_shift(a, shift)) as i8;
+    }
+}
+
+/// One layer's memory of all lanes, at one step.
+struct Memory<'a> {
+    s: &'a Shape,
+    lanes: usize,
+    layer: usize,
+    t: usize,
+    lines: &'a mut [Line],
+    pending: &'a mut [i8],
+    filling: &'a mut [i8],
+}
+
+impl Memory<'_> {
+    /// Keys and values of one head, packed.
+    #[inline(always)]
+    fn head(&mut self, lane: usize, head: usize) -> (&mut [Line], &mut [Line]) {
+        let n = self.s.lines();
+        let at = ((self.layer * self.lanes + lane) * self.s.kv_heads + head) * 2 * n;
+        self.lines[at..at + 2 * n].split_at_mut(n)
+    }
+
+    /// Writes a lane's keys and values, `[keys of all heads][values of all heads]`, to a slot.
+    #[inline(always)]
+    fn store(&mut self, lane: usize, slot: usize, kv: &[i8]) {
+        let (hd, width, slots) = (self.s.head_dim, self.s.kv(), self.s.slots());
+        for g in 0..self.s.kv_heads {
+            let (k, v) = (
+                &kv[g * hd..(g + 1) * hd],
+                &kv[width + g * hd..width + (g + 1) * hd],
+            );
+            let (keys, values) = self.head(lane, g);
+            for i in 0..hd {
+                keys[slot / 16 * (hd / 4) + i / 4].0[slot % 16 * 4 + i % 4] = biased(k[i]);
+                values[i / 16 * (slots / 4) + slot / 4].0[i % 16 * 4 + slot % 4] = biased(v[i]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pending(&mut self, lane: usize, slot: usize) -> &mut [i8] {
+        let (p, width) = (self.s.pending, 2 * self.s.kv());
+        let at = ((self.layer * self.lanes + lane) * p + slot % p) * width;
+        &mut self.pending[at..at + width]
+    }
+
+    /// Keeps the normed inputs of this position; when they complete a slot, computes its keys and values.
+    #[inline(always)]
+    fn fill<O: Ops>(&mut self, layer: &Layer, work: &mut Scratch, active: usize) {
+        let (d, rate, width) = (self.s.d, self.s.rate, self.s.rate * self.s.d);
+        let base = self.layer * self.lanes * width;
+        for lane in 0..active {
+            let at = base + lane * width + self.t % rate * d;
+            self.filling[at..at + d].copy_from_slice(&work.y[lane * d..(lane + 1) * d]);
+        }
+        if self.t % rate != rate - 1 {
+            return;
+        }
+        gemm::<O>(
+            &self.filling[base..base + self.lanes * width],
+            active,
+            &layer.compress,
+            &mut work.acc,
+        );
+        requantise(&work.acc[..active * d], weight_exponent(width), &mut work.y);
+        gemm::<O>(&work.y, active, &layer.kv, &mut work.acc);
+        let kv = 2 * self.s.kv();
+        for lane in 0..active {
+            let slot = self.t / rate;
+            requantise(
+                &work.acc[lane * kv..(lane + 1) * kv],
+                weight_exponent(d),
+                self.pending(lane, slot),
+            );
+        }
+    }
+
+    /// The bias of every slot for every head, [`ABSENT`] where a slot is not attended to.
+    #[inline(always)]
+    fn biases(&self, layer: &Layer, out: &mut [i32]) {
+        let s = self.s;
+        let compressed = s.compressed_at(self.t);
+        let recent = self.t + 1 - s.rate * compressed;
+        out.fill(ABSENT);
+        for (h, row) in out.chunks_exact_mut(s.slots()).enumerate() {
+            let bias = &layer.bias_recent[h * s.recent_slots..(h + 1) * s.recent_slots];
+            for (distance, &b) in bias.iter().take(recent).enumerate() {
+                row[(self.t - distance) % s.recent_ring] = i32::from(b);
+            }
+            let bias = &layer.bias_memory[h * s.compressed..(h + 1) * s.compressed];
+            for (distance, &b) in bias.iter().take(compressed).enumerate() {
+                row[s.recent_ring + (compressed - 1 - distance) % s.memory_ring] = i32::from(b);
+            }
+        }
+    }
+}
+
+/// From the normed stream in `work.y` to the heads' outputs in `work.y`.
+#[inline(always)]
+fn attention<O: Ops>(memory: &mut Memory<'_>, layer: &Layer, work: &mut Scratch, active: usize) {
+    let s = memory.s;
+    let (d, hd, slots, t) = (s.d, s.head_dim, s.slots(), memory.t);
+    let width = d + 2 * s.kv();
+    gemm::<O>(&work.y, active, &layer.qkv, &mut work.acc);
+    requantise(
+        &work.acc[..active * width],
+        weight_exponent(d),
+        &mut work.qkv,
+    );
+    memory.fill::<O>(layer, work, active);
+    let compressed = s.compressed_at(t);
+    let matured = t > 0 && compressed > s.compressed_at(t - 1);
+    memory.biases(layer, &mut work.bias);
+    let group = s.heads / s.kv_heads;
+    for lane in 0..active {
+        let (q, kv) = work.qkv[lane * width..(lane + 1) * width].split_at(d);
+        memory.store(lane, t % s.recent_ring, kv);
+        if matured {
+            let slot = compressed - 1;
+            // A copy on the stack would need a bound on the width; the scores are free at this point.
+            let kv: Vec<i8> = memory.pending(lane, slot).to_vec();
+            memory.store(lane, s.recent_ring + slot % s.memory_ring, &kv);
+        }
+        for g in 0..s.kv_heads {
+            let (keys, values) = memory.head(lane, g);
+            let heads = g * group..(g + 1) * group;
+            O::gemm(
+                &q[heads.start * hd..heads.end * hd],
+                group,
+                keys,
+                slots,
+                hd,
+                &mut work.scores,
+            );
+            let mut sums = [0u32; 128];
+            for (i, h) in heads.clone().enumerate() {
+                sums[i] = O::softmax(
+                    &mut work.scores[i * slots..(i + 1) * slots],
+                    score_shift(hd),
+                    &work.bias[h * slots..(h + 1) * slots],
+                    &mut work.e[i * slots..(i + 1) * slots],
+                );
+            }
+            O::gemm(&work.e, group, values, hd, slots, &mut work.scores);
+            let out = &mut work.y[lane * d + heads.start * hd..lane * d + heads.end * hd];
+            for ((out, acc), &sum) in out
+                .chunks_exact_mut(hd)
+                .zip(work.scores.chunks_exact(hd))
+                .zip(&sums)
+            {
+                // floor((acc + sum / 2) / sum), moved up by 128 so that it is a division of naturals.
+                let by = Reciprocal::new(sum);
+                let lift = (sum / 2 + 128 * sum) as i32;
+                for (o, &a) in out.iter_mut().zip(acc) {
+                    *o = (by.divide((a + lift) as u32) as i32 - 128) as i8;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
