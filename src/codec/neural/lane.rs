@@ -1,0 +1,248 @@
+//! What one lane knows about its past: previous bytes, words, fields, matches and the alignment pointer.
+
+use super::plan::{Kind, Plan};
+
+/// Fields remembered per line.
+const FIELDS: usize = 64;
+/// Agreement that (re-)aims the alignment pointer.
+const AIM: usize = 6;
+/// Agreement that starts a match.
+const MATCH: usize = 5;
+/// Entries of each hash table of positions.
+const HASH_BITS: u32 = 16;
+
+/// No position.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The past of one lane.
+#[derive(Clone)]
+pub(super) struct Lane {
+    /// First byte in the block, and how many bytes.
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// Length of every lane but the last.
+    pub(super) whole: usize,
+    /// The last eight bytes, the newest lowest.
+    pub(super) past: u64,
+    /// Hash of the letters and digits since the last other byte, and of the word before.
+    pub(super) word: u32,
+    pub(super) word_before: u32,
+    /// Text: start of this line and of the line before (block positions), and the line's field.
+    pub(super) line: usize,
+    pub(super) line_above: usize,
+    pub(super) field: usize,
+    pub(super) field_start: usize,
+    pub(super) line_head: u32,
+    pub(super) field_before: u32,
+    fields: [u32; FIELDS],
+    fields_above: [u32; FIELDS],
+    /// Followed position of the longest recent match and its length.
+    pub(super) matched: u32,
+    pub(super) match_len: u32,
+    /// The alignment pointer, misses on it, and steps since it was aimed.
+    pub(super) aligned: u32,
+    pub(super) misses: u32,
+    pub(super) followed: u32,
+}
+
+impl Lane {
+    pub(super) fn new(start: usize, len: usize, whole: usize) -> Self {
+        Lane {
+            start,
+            len,
+            whole,
+            past: 0,
+            word: 0,
+            word_before: 0,
+            line: start,
+            line_above: start,
+            field: 0,
+            field_start: start,
+            line_head: 0,
+            field_before: 0,
+            fields: [NONE; FIELDS],
+            fields_above: [NONE; FIELDS],
+            matched: NONE,
+            match_len: 0,
+            aligned: NONE,
+            misses: 0,
+            followed: 0,
+        }
+    }
+
+    /// The byte `back` positions before the next one; 0 before the lane's start.
+    #[inline(always)]
+    pub(super) fn byte(&self, block: &[u8], t: usize, back: usize) -> u8 {
+        if back <= t {
+            block[self.start + t - back]
+        } else {
+            0
+        }
+    }
+
+    /// Position in the line above of the same place in the same field, if there is one.
+    #[inline(always)]
+    pub(super) fn field_above(&self, pos: usize) -> Option<usize> {
+        let f = self.field.min(FIELDS - 1);
+        let above = self.fields_above[f];
+        if above == NONE {
+            return None;
+        }
+        let at = above as usize + (pos - self.field_start);
+        let end = self.fields_above.get(f + 1).copied().unwrap_or(NONE);
+        // Stay at the field's closing separator.
+        let last = if end == NONE { self.line } else { end as usize };
+        Some(at.min(last.saturating_sub(1)))
+    }
+
+    fn line_ends(&mut self, next: usize) {
+        self.line_above = self.line;
+        self.line = next;
+        self.fields_above = self.fields;
+        self.fields = [NONE; FIELDS];
+        self.field = 0;
+        self.field_start = next;
+        self.fields[0] = next as u32;
+        self.line_head = 0;
+        self.field_before = 0;
+    }
+}
+
+/// Where earlier agreements are found, shared by all lanes of a block.
+pub(super) struct Finder {
+    matches: Vec<u32>,
+    aims: Vec<u32>,
+    /// Per position: where the alignment pointer stood.
+    pub(super) trail: Vec<u32>,
+}
+
+impl Finder {
+    pub(super) fn new() -> Self {
+        Finder {
+            matches: Vec::new(),
+            aims: Vec::new(),
+            trail: Vec::new(),
+        }
+    }
+
+    pub(super) fn reset(&mut self, len: usize) {
+        for table in [&mut self.matches, &mut self.aims] {
+            table.clear();
+            table.resize(1 << HASH_BITS, NONE);
+        }
+        self.trail.clear();
+        self.trail.resize(len, NONE);
+    }
+
+    /// All lanes have their byte `t`: follow, look up, and then (after all lanes looked) insert.
+    pub(super) fn step(&mut self, lanes: &mut [Lane], block: &[u8], t: usize, plan: &Plan) {
+        let lane_len = lanes.first().map_or(0, |l| l.whole);
+        for lane in lanes.iter_mut().filter(|l| t < l.len) {
+            let pos = lane.start + t;
+            let y = block[pos];
+            lane.past = lane.past << 8 | u64::from(y);
+            if y.is_ascii_alphanumeric() || y >= 128 {
+                lane.word = (lane.word.wrapping_add(u32::from(y))).wrapping_mul(0x2f0b_4c47);
+            } else if lane.word != 0 {
+                lane.word_before = lane.word;
+                lane.word = 0;
+            }
+            if plan.kind == Kind::Text {
+                lane.text_byte(y, pos);
+            }
+            self.follow(lane, block, pos, y);
+            if t + 1 >= AIM && (lane.aligned == NONE || lane.misses > 0) {
+                let q = self.aims[key(lane.past, AIM)];
+                if q != NONE
+                    && agreement(block, q as usize, pos + 1, lane.start, lane_len, AIM) >= AIM
+                {
+                    lane.aligned = q;
+                    lane.misses = 0;
+                    lane.followed = 0;
+                }
+            }
+            if t + 1 >= MATCH && lane.matched == NONE {
+                let q = self.matches[key(lane.past, MATCH)];
+                if q != NONE {
+                    let n = agreement(block, q as usize, pos + 1, lane.start, lane_len, 32);
+                    if n >= MATCH {
+                        lane.matched = q;
+                        lane.match_len = n as u32;
+                    }
+                }
+            }
+        }
+        for lane in lanes.iter().filter(|l| t + 1 < l.len) {
+            let next = (lane.start + t + 1) as u32;
+            if t + 1 >= AIM {
+                self.aims[key(lane.past, AIM)] = next;
+            }
+            if t + 1 >= MATCH {
+                self.matches[key(lane.past, MATCH)] = next;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, lane: &mut Lane, block: &[u8], pos: usize, y: u8) {
+        if lane.matched != NONE {
+            if block[lane.matched as usize] == y {
+                lane.matched += 1;
+                lane.match_len = (lane.match_len + 1).min(65535);
+            } else {
+                lane.matched = NONE;
+                lane.match_len = 0;
+            }
+        }
+        if lane.matched as usize == block.len() {
+            lane.matched = NONE;
+            lane.match_len = 0;
+        }
+        self.trail[pos] = lane.aligned;
+        if lane.aligned != NONE {
+            if block[lane.aligned as usize] == y {
+                lane.misses = lane.misses.saturating_sub(1);
+            } else {
+                lane.misses += 2;
+            }
+            lane.followed += 1;
+            lane.aligned += 1;
+            if lane.aligned as usize == block.len() {
+                lane.aligned = NONE;
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn text_byte(&mut self, y: u8, pos: usize) {
+        if y == b'\n' {
+            self.line_ends(pos + 1);
+            return;
+        }
+        if pos - self.line < 8 {
+            self.line_head =
+                (self.line_head.wrapping_add(u32::from(y) + 1)).wrapping_mul(0x3d4d_51cb);
+        }
+        if matches!(y, b',' | b';' | b'\t' | b' ' | b'|' | b'=') {
+            self.field_before = self.word_before;
+            self.field = (self.field + 1).min(FIELDS - 1);
+            self.field_start = pos + 1;
+            self.fields[self.field] = (pos + 1) as u32;
+        }
+    }
+}
+
+/// Hash of the newest `n` bytes of `past`.
+#[inline(always)]
+fn key(past: u64, n: usize) -> usize {
+    ((past << (64 - 8 * n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS)) as usize
+}
+
+/// How many bytes before `q` equal those before `p`, within their lanes, at most `max`.
+fn agreement(block: &[u8], q: usize, p: usize, start: usize, lane_len: usize, max: usize) -> usize {
+    let room = (q - q / lane_len.max(1) * lane_len).min(p - start).min(max);
+    (1..=room)
+        .take_while(|&j| block[q - j] == block[p - j])
+        .count()
+}

@@ -1,0 +1,130 @@
+//! The online logistic mixer: several weight sets chosen by small contexts, and a second layer over them.
+//!
+//! Inputs are log odds in 1/256 as i16; weights are i16 with 1.0 = 2^14. A dot product is the exact sum, so its value
+//! does not depend on the order of summation; an update rounds each weight once (`train`).
+
+use super::tables::{LIMIT, squash};
+
+/// Inputs of the first layer, padded to whole vectors.
+pub(super) const INPUTS: usize = 160;
+/// Weight sets of the first layer.
+pub(super) const SETS: usize = 8;
+
+/// Weight of 1.0 in the first layer.
+const ONE: i32 = 1 << 14;
+
+/// Selector sizes of the weight sets.
+pub(super) const ROWS: [usize; SETS] = [256, 2048, 2048, 2048, 2048, 2048, 2048, 2048];
+/// Rows of each of the second layer's two weight sets.
+pub(super) const FINAL_ROWS: [usize; 2] = [256, 2048];
+
+/// One lane's inputs and what the layers made of them.
+#[derive(Clone)]
+pub(super) struct Mix {
+    pub(super) x: [i16; INPUTS],
+    pub(super) rows: [u32; SETS],
+    pub(super) finals: [u32; 2],
+    q: [i32; SETS],
+    z: [i32; 2],
+}
+
+impl Mix {
+    pub(super) fn new() -> Self {
+        Mix {
+            x: [0; INPUTS],
+            rows: [0; SETS],
+            finals: [0; 2],
+            q: [0; SETS],
+            z: [0; 2],
+        }
+    }
+}
+
+/// All weights of a block.
+pub(super) struct Mixer {
+    weights: Vec<[i16; INPUTS]>,
+    finals: Vec<[i32; SETS]>,
+}
+
+impl Mixer {
+    pub(super) fn new() -> Self {
+        Mixer {
+            weights: Vec::new(),
+            finals: Vec::new(),
+        }
+    }
+
+    pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
+        self.weights.clear();
+        self.weights.resize(ROWS.iter().sum(), *init);
+        self.finals.clear();
+        self.finals
+            .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SETS]);
+    }
+
+    /// Log odds of the next bit.
+    #[inline(always)]
+    pub(super) fn predict(&self, m: &mut Mix) -> i32 {
+        for (q, &row) in m.q.iter_mut().zip(&m.rows) {
+            *q = (dot(&self.weights[row as usize], &m.x) >> 14)
+                .clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
+        }
+        for (z, &row) in m.z.iter_mut().zip(&m.finals) {
+            let w = &self.finals[row as usize];
+            let sum: i64 = w
+                .iter()
+                .zip(&m.q)
+                .map(|(&w, &q)| i64::from(w) * i64::from(q))
+                .sum();
+            *z = (sum >> 16).clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
+        }
+        (m.z[0] + m.z[1]) >> 1
+    }
+
+    /// Learns bit `y`; `rate` and `final_rate` are learning rates in units of 2^-16.
+    #[inline(always)]
+    pub(super) fn update(&mut self, m: &Mix, y: u32, rate: i32, final_rate: i32) {
+        let target = (y as i32) << 16;
+        for (&z, &row) in m.z.iter().zip(&m.finals) {
+            let e = i64::from(target - squash(z)) * i64::from(final_rate);
+            for (w, &q) in self.finals[row as usize].iter_mut().zip(&m.q) {
+                *w += ((e * i64::from(q) + (1 << 23)) >> 24) as i32;
+            }
+        }
+        for (&q, &row) in m.q.iter().zip(&m.rows) {
+            let e = ((target - squash(q)) * rate.min(1024)) >> 11;
+            train(
+                &mut self.weights[row as usize],
+                &m.x,
+                e.clamp(-32767, 32767) as i16,
+            );
+        }
+    }
+}
+
+/// Exact sum of products.
+#[inline(always)]
+fn dot(w: &[i16; INPUTS], x: &[i16; INPUTS]) -> i64 {
+    let mut sum = [0i32; 16];
+    for (w, x) in w.chunks_exact(32).zip(x.chunks_exact(32)) {
+        for i in 0..16 {
+            sum[i] += i32::from(w[2 * i]) * i32::from(x[2 * i])
+                + i32::from(w[2 * i + 1]) * i32::from(x[2 * i + 1]);
+        }
+    }
+    sum.iter().map(|&s| i64::from(s)).sum()
+}
+
+/// `w += round(x * e / 2^15)`, saturating.
+#[inline(always)]
+fn train(w: &mut [i16; INPUTS], x: &[i16; INPUTS], e: i16) {
+    for (w, &x) in w.iter_mut().zip(x) {
+        let d = (i32::from(x) * i32::from(e) + (1 << 14)) >> 15;
+        *w = w.saturating_add(d as i16);
+    }
+}
+
+/// A starting weight: `thousandths / 1000`.
+pub(super) const fn weight(thousandths: i32) -> i16 {
+    (thousandths * ONE / 1000) as i16
+}
