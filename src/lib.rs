@@ -6,3 +6,4 @@ pub mod cli;
 pub mod codec;
 pub mod engine;
 pub mod profiles;
+pub mod segment;

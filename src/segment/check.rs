@@ -1,0 +1,194 @@
+//! Checking a whole segment: every structure and every payload, with the place of all that is wrong.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Segment;
+use super::entry::BlockEntry;
+use super::error::{Part, SegmentError};
+use super::header::HEADER_LEN;
+use super::page::Page;
+use super::peek::{State, Summary, peek_all};
+use super::root::{SLOT_LEN, SLOTS_LEN, Slot};
+use super::storage::Storage;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Odd, but no content is lost.
+    Note,
+    /// Content can not be read, or is not what was written.
+    Damage,
+}
+
+/// One thing that is wrong with a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Which part of the segment.
+    pub part: Part,
+    /// The bytes of the file that hold the part.
+    pub range: Range<u64>,
+    /// The blocks that are lost by it; empty if none or not known.
+    pub blocks: Range<u64>,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Form and sizes, where the segment could be opened.
+    pub summary: Option<Summary>,
+    /// Blocks that were read.
+    pub blocks: u64,
+    /// All that is wrong, in the order of the blocks.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether all content is there.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|f| f.severity < Severity::Damage)
+    }
+
+    fn damage(&mut self, part: Part, range: Range<u64>, blocks: Range<u64>, what: impl ToString) {
+        self.findings.push(Finding {
+            severity: Severity::Damage,
+            part,
+            range,
+            blocks,
+            what: what.to_string(),
+        });
+    }
+
+    fn note(&mut self, part: Part, range: Range<u64>, what: &str) {
+        let what = what.to_owned();
+        self.findings.push(Finding {
+            severity: Severity::Note,
+            part,
+            range,
+            blocks: 0..0,
+            what,
+        });
+    }
+}
+
+/// Reads everything that the newest root names; gives each sound payload to `decode`, which says what is wrong with it.
+///
+/// # Errors
+/// The file can not be read at all. All else, unreadable blocks included, is in the report.
+pub fn check(
+    storage: Arc<dyn Storage>,
+    mut decode: impl FnMut(u64, &BlockEntry, Vec<u8>) -> Result<(), String>,
+) -> Result<Report, SegmentError> {
+    let mut report = Report::default();
+    let mut parts: Vec<(Part, Range<u64>, Range<u64>)> = Vec::new();
+    let peeked = match peek_all(&*storage) {
+        Ok(peeked) => peeked,
+        Err(e @ SegmentError::Io(_)) => return Err(e),
+        Err(e) => {
+            report.damage(Part::Header, 0..HEADER_LEN as u64, 0..0, e);
+            return Ok(report);
+        }
+    };
+    report.summary = Some(peeked.summary);
+    match &peeked.state {
+        State::Bare if storage.is_empty()? => return Ok(report),
+        State::Bare => report.note(
+            Part::Header,
+            0..storage.len()?,
+            "a first commit was begun and never finished",
+        ),
+        State::Sealed => parts.push((Part::Header, 0..HEADER_LEN as u64, 0..0)),
+        State::Live {
+            roots_offset,
+            slots,
+            current,
+        } => {
+            parts.push((Part::Header, 0..HEADER_LEN as u64, 0..0));
+            parts.push((
+                Part::Root,
+                *roots_offset..roots_offset + SLOTS_LEN as u64,
+                0..0,
+            ));
+            let at = |slot: usize| roots_offset + (slot * SLOT_LEN) as u64;
+            if current.is_none() {
+                report.note(
+                    Part::Root,
+                    at(0)..at(2),
+                    "a first commit was begun and never finished",
+                );
+            }
+            for (index, _) in slots
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| **s == Slot::Damaged)
+            {
+                report.note(
+                    Part::Root,
+                    at(index)..at(index + 1),
+                    "the slot that is not current was torn or damaged",
+                );
+            }
+        }
+    }
+    let whole = 0..peeked
+        .summary
+        .logical_size
+        .div_ceil(peeked.summary.block_size.into());
+    if let Some(directory) = peeked.directory {
+        parts.push((Part::Directory, directory.offset..directory.end(), 0..0));
+    }
+    let segment = match Segment::open(storage) {
+        Ok(segment) => segment,
+        Err(e) => {
+            let range = peeked.directory.map_or(0..0, |d| d.offset..d.end());
+            report.damage(Part::Directory, range, whole, e);
+            return Ok(report);
+        }
+    };
+    for (&number, at) in &segment.directory.pages {
+        let range = at.offset..at.end();
+        parts.push((Part::Page, range.clone(), 0..0));
+        let page = match segment.read_page(number, at) {
+            Ok(page) => page,
+            Err(e) => {
+                let first = Page::first_block(number).unwrap_or(u64::MAX);
+                let end = Page::block_after(number).unwrap_or(u64::MAX).min(whole.end);
+                report.damage(Part::Page, range, first..end, e);
+                continue;
+            }
+        };
+        for &(block, entry) in page.entries() {
+            report.blocks += 1;
+            let lost = block..block.saturating_add(1);
+            parts.push((Part::Payload, entry.range(), lost.clone()));
+            let read = segment.read_payload(&entry).map_err(|e| e.to_string());
+            if let Err(what) = read.and_then(|payload| decode(block, &entry, payload)) {
+                report.damage(Part::Payload, entry.range(), lost, what);
+            }
+        }
+    }
+    report_overlaps(parts, &mut report);
+    Ok(report)
+}
+
+fn report_overlaps(mut parts: Vec<(Part, Range<u64>, Range<u64>)>, report: &mut Report) {
+    parts.retain(|(_, range, _)| !range.is_empty());
+    parts.sort_by_key(|(_, range, _)| range.start);
+    let mut reached = 0;
+    for (part, range, blocks) in parts {
+        if range.start < reached {
+            report.damage(
+                part,
+                range.clone(),
+                blocks,
+                "it overlaps another part of the segment",
+            );
+        }
+        reached = reached.max(range.end);
+    }
+}

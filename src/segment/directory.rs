@@ -1,0 +1,146 @@
+//! The directory: the table of models and the list of index pages.
+//!
+//! Layout: docs/FORMAT.md, "Directory"; change both or neither.
+
+use std::collections::BTreeMap;
+
+use crate::codec::ModelId;
+
+use super::SIZE_MAX;
+use super::page::{MAX_PAGE_LEN, PAGE_BLOCKS};
+use super::wire::{Cursor, put_varint};
+
+/// No directory is longer than this: room for five thousand million blocks.
+pub(super) const MAX_DIRECTORY_LEN: u32 = 64 << 20;
+
+/// Entries name models in one byte, and 0 is none.
+pub(super) const MAX_MODELS: usize = 255;
+
+/// Where one index page lies and what its bytes must hash to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PageRef {
+    pub(super) offset: u64,
+    pub(super) len: u32,
+    pub(super) crc: u32,
+}
+
+impl PageRef {
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.len))
+    }
+}
+
+/// A directory, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Directory {
+    pub(super) models: Vec<ModelId>,
+    pub(super) pages: BTreeMap<u64, PageRef>,
+}
+
+impl Directory {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.models.len() as u8);
+        for model in &self.models {
+            out.extend(model.0);
+        }
+        let mut next = 0;
+        for (&number, page) in &self.pages {
+            put_varint(out, number.wrapping_sub(next));
+            put_varint(out, page.offset);
+            put_varint(out, u64::from(page.len));
+            out.extend(page.crc.to_le_bytes());
+            next = number + 1;
+        }
+    }
+
+    /// Decodes the directory of a segment of `logical_size` bytes; an error says what is impossible.
+    pub(super) fn decode(
+        raw: &[u8],
+        block_size: u32,
+        logical_size: u64,
+    ) -> Result<Self, &'static str> {
+        const SHORT: &str = "it ends inside a field";
+        let mut at = Cursor::new(raw);
+        let mut models = Vec::new();
+        for _ in 0..at.u8().ok_or(SHORT)? {
+            models.push(ModelId(at.array().ok_or(SHORT)?));
+        }
+        let mut pages = BTreeMap::new();
+        let mut next = 0u64;
+        while !at.is_empty() {
+            let number = at
+                .varint()
+                .and_then(|gap| next.checked_add(gap))
+                .ok_or("page number out of range")?;
+            let start = number
+                .checked_mul(PAGE_BLOCKS)
+                .and_then(|b| b.checked_mul(u64::from(block_size)));
+            if start.is_none_or(|s| s >= logical_size) {
+                return Err("page beyond the logical size");
+            }
+            let offset = at.varint().ok_or(SHORT)?;
+            let len = at.varint32().ok_or(SHORT)?;
+            let crc = at.u32().ok_or(SHORT)?;
+            if len > MAX_PAGE_LEN || offset > SIZE_MAX - u64::from(len) {
+                return Err("page out of range");
+            }
+            pages.insert(number, PageRef { offset, len, crc });
+            next = number + 1;
+        }
+        Ok(Directory { models, pages })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::MIN_BLOCK;
+    use proptest::prelude::*;
+
+    fn directory() -> impl Strategy<Value = Directory> {
+        let page = (0..1u64 << 62, 0..=MAX_PAGE_LEN, any::<u32>())
+            .prop_map(|(offset, len, crc)| PageRef { offset, len, crc });
+        let models = proptest::collection::vec(any::<[u8; 16]>().prop_map(ModelId), 0..4);
+        (
+            models,
+            proptest::collection::btree_map(0..1u64 << 30, page, 0..9),
+        )
+            .prop_map(|(models, pages)| Directory { models, pages })
+    }
+
+    proptest! {
+        #[test]
+        fn directories_read_back(directory in directory()) {
+            let mut raw = Vec::new();
+            directory.encode(&mut raw);
+            prop_assert_eq!(Directory::decode(&raw, MIN_BLOCK, SIZE_MAX), Ok(directory));
+        }
+
+        #[test]
+        fn whatever_decodes_encodes_to_the_same_bytes(raw in proptest::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(directory) = Directory::decode(&raw, MIN_BLOCK, 1 << 40) {
+                let mut again = Vec::new();
+                directory.encode(&mut again);
+                prop_assert_eq!(again, raw);
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_beyond_the_logical_size_is_refused() {
+        let page = PageRef {
+            offset: 40,
+            len: 20,
+            crc: 1,
+        };
+        let directory = Directory {
+            models: Vec::new(),
+            pages: BTreeMap::from([(1, page)]),
+        };
+        let mut raw = Vec::new();
+        directory.encode(&mut raw);
+        let page_bytes = PAGE_BLOCKS * u64::from(MIN_BLOCK);
+        assert!(Directory::decode(&raw, MIN_BLOCK, page_bytes).is_err());
+        assert!(Directory::decode(&raw, MIN_BLOCK, page_bytes + 1).is_ok());
+    }
+}

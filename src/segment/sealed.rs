@@ -1,0 +1,189 @@
+//! Writing a sealed segment: once, from front to back, as small as the format allows.
+
+use std::sync::Arc;
+
+use crate::codec::Encoded;
+
+use super::directory::{Directory, MAX_DIRECTORY_LEN, MAX_MODELS, PageRef};
+use super::entry::BlockEntry;
+use super::error::{Result, SegmentError};
+use super::header::{Body, DirectoryRef, Form, HEADER_LEN, Header};
+use super::page::{Page, block_end};
+use super::peek::Summary;
+use super::storage::Storage;
+use super::writer::new_entry;
+use super::{SIZE_MAX, valid_block_size};
+
+/// Writes a sealed segment to an empty file.
+///
+/// The header comes last, so an unfinished file is not a segment. Nothing is synced: sync the file, then rename it to its
+/// place.
+pub struct SealedWriter {
+    storage: Arc<dyn Storage>,
+    block_size: u32,
+    directory: Directory,
+    /// Finished pages, whose offsets in the directory still count from 0.
+    index: Vec<u8>,
+    page: Page,
+    last: Option<u64>,
+    /// Where the visible content ends so far.
+    content_end: u64,
+    tail: u64,
+}
+
+impl SealedWriter {
+    /// Starts a segment in a file of length zero.
+    ///
+    /// # Errors
+    /// The block size is not allowed, or the file is not empty.
+    pub fn new(storage: Arc<dyn Storage>, block_size: u32) -> Result<Self> {
+        if !valid_block_size(block_size) {
+            return Err(SegmentError::Refused(
+                "the block size is not a power of two from 16 KiB to 1 MiB",
+            ));
+        }
+        if !storage.is_empty()? {
+            return Err(SegmentError::Refused(
+                "a sealed segment is written to an empty file only",
+            ));
+        }
+        Ok(SealedWriter {
+            storage,
+            block_size,
+            directory: Directory::default(),
+            index: Vec::new(),
+            page: Page::default(),
+            last: None,
+            content_end: 0,
+            tail: HEADER_LEN as u64,
+        })
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// Appends a block. Blocks come in ascending order; one left out is a hole.
+    ///
+    /// # Errors
+    /// The block is out of order or larger than the block size, 255 models are named already, or the write failed.
+    pub fn push(&mut self, block: u64, encoded: &Encoded) -> Result<BlockEntry> {
+        let entry = new_entry(encoded, self.tail, self.block_size)?;
+        self.put(block, entry, &encoded.payload)
+    }
+
+    /// Appends a block of another segment with the same block size, as it is: its entry and its payload.
+    ///
+    /// # Errors
+    /// As for [`SealedWriter::push`]; also if the payload is not the entry's.
+    pub fn copy(&mut self, block: u64, entry: &BlockEntry, payload: &[u8]) -> Result<BlockEntry> {
+        if payload.len() != entry.len as usize {
+            return Err(SegmentError::Refused("the payload is not the entry's"));
+        }
+        if let Some(reason) = entry.fault(self.block_size) {
+            return Err(SegmentError::Refused(reason));
+        }
+        self.put(
+            block,
+            BlockEntry {
+                offset: self.tail,
+                ..*entry
+            },
+            payload,
+        )
+    }
+
+    fn put(&mut self, block: u64, entry: BlockEntry, payload: &[u8]) -> Result<BlockEntry> {
+        if self.last.is_some_and(|last| block <= last) {
+            return Err(SegmentError::Refused(
+                "blocks of a sealed segment come in ascending order",
+            ));
+        }
+        let content_end =
+            block_end(block, entry.visible_len, self.block_size).filter(|&end| end <= SIZE_MAX);
+        let Some(content_end) = content_end.filter(|_| entry.range().end <= SIZE_MAX) else {
+            return Err(SegmentError::Refused(
+                "the block lies beyond the largest file",
+            ));
+        };
+        let new_model = entry.model.filter(|m| !self.directory.models.contains(m));
+        if new_model.is_some() && self.directory.models.len() >= MAX_MODELS {
+            return Err(SegmentError::Refused("a segment names at most 255 models"));
+        }
+        self.storage.write_all_at(payload, self.tail)?;
+        self.directory.models.extend(new_model);
+        if let Some(last) = self
+            .last
+            .filter(|&last| Page::number(last) != Page::number(block))
+        {
+            self.end_page(Page::number(last));
+        }
+        self.page.set(block, Some(entry));
+        self.last = Some(block);
+        self.content_end = content_end;
+        self.tail = entry.range().end;
+        Ok(entry)
+    }
+
+    /// Writes the index and the header. The content is `logical_size` bytes.
+    ///
+    /// # Errors
+    /// A block lies beyond the logical size, or a write failed.
+    pub fn finish(mut self, logical_size: u64) -> Result<Summary> {
+        if logical_size < self.content_end || logical_size > SIZE_MAX {
+            return Err(SegmentError::Refused("the logical size cuts off a block"));
+        }
+        if let Some(last) = self.last {
+            self.end_page(Page::number(last));
+        }
+        for page in self.directory.pages.values_mut() {
+            page.offset = page.offset.saturating_add(self.tail);
+        }
+        let mut raw = std::mem::take(&mut self.index);
+        let start = raw.len();
+        self.directory.encode(&mut raw);
+        let bytes = raw.get(start..).unwrap_or_default();
+        let directory = DirectoryRef {
+            offset: self.tail.saturating_add(start as u64),
+            len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            crc: crc32c::crc32c(bytes),
+        };
+        if directory.len > MAX_DIRECTORY_LEN || directory.end() > SIZE_MAX {
+            return Err(SegmentError::Refused("the segment file is full"));
+        }
+        self.storage.write_all_at(&raw, self.tail)?;
+        let header = Header {
+            block_size: self.block_size,
+            body: Body::Sealed {
+                logical_size,
+                directory,
+            },
+        };
+        self.storage.write_all_at(&header.encode(), 0)?;
+        Ok(Summary {
+            form: Form::Sealed,
+            block_size: self.block_size,
+            logical_size,
+            generation: 0,
+            live_bytes: directory.end(),
+        })
+    }
+
+    fn end_page(&mut self, number: u64) {
+        let start = self.index.len();
+        std::mem::take(&mut self.page).encode(
+            self.block_size,
+            &self.directory.models,
+            &mut self.index,
+        );
+        let bytes = self.index.get(start..).unwrap_or_default();
+        let page = PageRef {
+            offset: start as u64,
+            len: bytes.len() as u32,
+            crc: crc32c::crc32c(bytes),
+        };
+        self.directory.pages.insert(number, page);
+    }
+}

@@ -1,0 +1,4 @@
+//! Promises of segments, tested through their public interface.
+
+mod api;
+mod support;
