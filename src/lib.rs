@@ -7,3 +7,4 @@ pub mod codec;
 pub mod engine;
 pub mod profiles;
 pub mod segment;
+pub mod store;

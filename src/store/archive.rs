@@ -1,0 +1,323 @@
+//! An archive directory: making, finding and opening one, and the lock that keeps it to one writer.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags};
+
+use super::error::StoreError;
+use super::models::ModelStore;
+use super::names::PRIVATE_DIR;
+use super::temp::TempFile;
+
+/// Version of the archive directory's layout.
+pub const FORMAT: u32 = 0;
+const FORMAT_FILE: &str = "format";
+const LOCK_FILE: &str = "lock";
+const TEMP_DIR: &str = "tmp";
+const MODELS_DIR: &str = "models";
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// What an archive is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only, beside any number of other readers and one writer.
+    Read,
+    /// Reading and writing, as the only writer.
+    Write,
+}
+
+/// An open archive directory. A writer's lock is held until this is dropped.
+#[derive(Debug)]
+pub struct Archive {
+    path: PathBuf,
+    root: OwnedFd,
+    private: Option<OwnedFd>,
+    models: ModelStore,
+    access: Access,
+    _lock: Option<OwnedFd>,
+}
+
+impl Archive {
+    /// The archive that `path` is in, or is: the nearest directory upward that has a `.vortex` directory.
+    #[must_use]
+    pub fn find(path: &Path) -> Option<PathBuf> {
+        let absolute = std::fs::canonicalize(path).ok()?;
+        absolute
+            .ancestors()
+            .find(|dir| dir.join(PRIVATE_DIR).join(FORMAT_FILE).is_file())
+            .map(Path::to_path_buf)
+    }
+
+    /// Makes the directory `root` an archive. Does nothing if it is one already.
+    ///
+    /// # Errors
+    /// I/O errors, and a path that is no directory.
+    pub fn init(root: &Path) -> Result<(), StoreError> {
+        let fail = |e: io::Error| StoreError::Io {
+            path: root.to_path_buf(),
+            source: e,
+        };
+        let dir = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
+        make_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
+        let private = open_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
+        for sub in [TEMP_DIR, MODELS_DIR] {
+            make_dir(private.as_fd(), sub).map_err(fail)?;
+        }
+        match fs::statat(&private, FORMAT_FILE, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(fail(e.into())),
+        }
+        let temp = TempFile::create_in(private.as_fd(), "format").map_err(fail)?;
+        writeln!(&**temp.file(), "vortex-fs {FORMAT}").map_err(fail)?;
+        temp.file().sync_all().map_err(fail)?;
+        match temp.rename_new(private.as_fd(), OsStr::new(FORMAT_FILE)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
+            _ => {}
+        }
+        for fd in [private.as_fd(), dir.as_fd()] {
+            fs::fsync(fd).map_err(|e| fail(e.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the archive at `root`. For [`Access::Read`] a directory without `.vortex` is taken as it is.
+    ///
+    /// # Errors
+    /// `NotAnArchive`, `Busy` if another writer has it, `UnknownFormat`, I/O errors.
+    pub fn open(root: &Path, access: Access) -> Result<Archive, StoreError> {
+        let fail = |e: io::Error| StoreError::Io {
+            path: root.to_path_buf(),
+            source: e,
+        };
+        let path = std::fs::canonicalize(root).map_err(fail)?;
+        let dir = fs::open(&path, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
+        let private = match open_dir(dir.as_fd(), PRIVATE_DIR) {
+            Ok(private) => Some(private),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::Read => None,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::NotAnArchive(path));
+            }
+            Err(e) => return Err(fail(e)),
+        };
+        let (mut lock, mut models) = (None, None);
+        if let Some(private) = &private {
+            check_format(private.as_fd(), &path)?;
+            if access == Access::Write {
+                lock = Some(take_lock(private.as_fd(), &path)?);
+                make_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
+                make_dir(private.as_fd(), MODELS_DIR).map_err(fail)?;
+                empty_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
+            }
+            models = match open_dir(private.as_fd(), MODELS_DIR) {
+                Ok(fd) => Some(fd),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(fail(e)),
+            };
+        }
+        Ok(Archive {
+            models: ModelStore::new(models),
+            path,
+            root: dir,
+            private,
+            access,
+            _lock: lock,
+        })
+    }
+
+    /// The archive's directory, absolute and without symlinks.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.path
+    }
+
+    /// The archive's directory.
+    #[must_use]
+    pub fn root_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The private `.vortex` directory, absent only in a plain directory opened for reading.
+    #[must_use]
+    pub fn private_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.private.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What the archive was opened for.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The models that blocks of this archive may name.
+    #[must_use]
+    pub fn models(&self) -> &ModelStore {
+        &self.models
+    }
+
+    /// A temporary file on the archive's file system.
+    ///
+    /// # Errors
+    /// I/O errors; `NotAnArchive` without a private directory.
+    pub fn temp_file(&self) -> Result<TempFile, StoreError> {
+        let fail = |e| StoreError::Io {
+            path: self.path.join(PRIVATE_DIR).join(TEMP_DIR),
+            source: e,
+        };
+        let private = self
+            .private
+            .as_ref()
+            .ok_or_else(|| StoreError::NotAnArchive(self.path.clone()))?;
+        let dir = open_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
+        TempFile::create_in(dir.as_fd(), "").map_err(fail)
+    }
+}
+
+fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn open_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    Ok(fs::openat(
+        parent,
+        name,
+        DIRECTORY | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?)
+}
+
+/// Removes the files that an earlier writer left in a directory.
+fn empty_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let dir = open_dir(parent, name)?;
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        fs::unlinkat(&dir, entry.file_name(), AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn check_format(private: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = match fs::openat(private, FORMAT_FILE, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::NOENT) => return Err(StoreError::NotAnArchive(path.to_path_buf())),
+        Err(e) => return Err(StoreError::io(path)(e.into())),
+    };
+    let mut text = Vec::new();
+    File::from(fd)
+        .take(256)
+        .read_to_end(&mut text)
+        .map_err(StoreError::io(path.join(PRIVATE_DIR).join(FORMAT_FILE)))?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().unwrap_or_default();
+    if line == format!("vortex-fs {FORMAT}") {
+        Ok(())
+    } else {
+        Err(StoreError::UnknownFormat {
+            path: path.to_path_buf(),
+            found: line.to_string(),
+        })
+    }
+}
+
+fn take_lock(private: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
+    let fail =
+        |e: rustix::io::Errno| StoreError::io(path.join(PRIVATE_DIR).join(LOCK_FILE))(e.into());
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(private, LOCK_FILE, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
+    match fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(fd),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Busy(path.to_path_buf())),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_writer_is_refused_and_readers_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            Archive::open(dir.path(), Access::Write),
+            Err(StoreError::NotAnArchive(_))
+        ));
+        Archive::init(dir.path()).unwrap();
+        let writer = Archive::open(dir.path(), Access::Write).unwrap();
+        assert!(matches!(
+            Archive::open(dir.path(), Access::Write),
+            Err(StoreError::Busy(_))
+        ));
+        Archive::open(dir.path(), Access::Read).unwrap();
+        drop(writer);
+        Archive::open(dir.path(), Access::Write).unwrap();
+    }
+
+    #[test]
+    fn unknown_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        std::fs::write(dir.path().join(".vortex/format"), "vortex-fs 99\n").unwrap();
+        let error = Archive::open(dir.path(), Access::Read).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::UnknownFormat { found, .. } if found == "vortex-fs 99"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn leftovers_of_a_dead_writer_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        std::fs::write(dir.path().join(".vortex/tmp/1-2.tmp"), "half").unwrap();
+        let archive = Archive::open(dir.path(), Access::Write).unwrap();
+        assert_eq!(
+            std::fs::read_dir(dir.path().join(".vortex/tmp"))
+                .unwrap()
+                .count(),
+            0
+        );
+        let temp = archive.temp_file().unwrap();
+        assert_eq!(
+            std::fs::read_dir(dir.path().join(".vortex/tmp"))
+                .unwrap()
+                .count(),
+            1
+        );
+        drop(temp);
+    }
+
+    #[test]
+    fn archive_is_found_from_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        Archive::init(dir.path()).unwrap();
+        assert_eq!(
+            Archive::find(&inner),
+            Some(std::fs::canonicalize(dir.path()).unwrap())
+        );
+    }
+
+    #[test]
+    fn symlinked_private_directory_is_not_followed() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Archive::init(other.path()).unwrap();
+        std::os::unix::fs::symlink(other.path().join(".vortex"), dir.path().join(".vortex"))
+            .unwrap();
+        assert!(Archive::open(dir.path(), Access::Write).is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong in the store, with the path or block it happened to.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::codec::{CodecError, ModelId};
+use crate::segment::SegmentError;
+
+/// An error of the store. `Damaged` and its like mean that bytes on disk are wrong; the others leave data intact.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was worked on.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The directory has no `.vortex`.
+    #[error("{0}: not a vortex-fs archive (it has no .vortex directory)")]
+    NotAnArchive(PathBuf),
+    /// Another process writes to the archive.
+    #[error(
+        "{0}: the archive is in use by another writer; unmount it first, or mount with --read-only"
+    )]
+    Busy(PathBuf),
+    /// The archive was made by another version.
+    #[error(
+        "{path}: archive format {found:?} is not known to this version; use the version that wrote it or a newer one"
+    )]
+    UnknownFormat {
+        /// The archive.
+        path: PathBuf,
+        /// First line of its format file.
+        found: String,
+    },
+    /// A block names a model that is neither in the archive nor built in.
+    #[error(
+        "model {0} is missing; copy its file into the archive's .vortex/models, or name it with --profile"
+    )]
+    MissingModel(ModelId),
+    /// A model file does not load.
+    #[error("{name}: not a usable model: {reason}")]
+    BadModel {
+        /// Path or name of the model.
+        name: String,
+        /// Why it does not load.
+        reason: String,
+    },
+    /// No profile has this name.
+    #[error("no profile {name:?}: {remedy}")]
+    UnknownProfile {
+        /// The name asked for.
+        name: String,
+        /// Known names, or how to get this one.
+        remedy: String,
+    },
+    /// The segment's structure is damaged or the segment can not be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// A block's payload does not decode.
+    #[error("block {block} does not decode: {source}")]
+    Decode {
+        /// The block's number in its file.
+        block: u64,
+        /// What the codec found.
+        source: CodecError,
+    },
+    /// A block decodes to bytes that do not match their checksum.
+    #[error(
+        "block {block} decodes to other bytes than were stored (checksum {got:08x}, expected {expected:08x})"
+    )]
+    Checksum {
+        /// The block's number in its file.
+        block: u64,
+        /// The checksum in the index.
+        expected: u32,
+        /// The checksum of what was decoded.
+        got: u32,
+    },
+    /// A freshly sealed segment does not read back as its source; the source was left as it was.
+    #[error("block {block} does not read back as it was written; the original was left untouched")]
+    ReadBack {
+        /// The block's number in its file.
+        block: u64,
+    },
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl StoreError {
+    /// Names the path that an I/O error happened to.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StoreError {
+        let path = path.into();
+        move |source| StoreError::Io { path, source }
+    }
+
+    /// Whether bytes on disk are wrong, as against a failing system or a mistaken call.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Segment(e) => e.is_damage(),
+            StoreError::Decode { .. } | StoreError::Checksum { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The system's error number behind this error, if there is one.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            StoreError::Io { source, .. } => source.raw_os_error(),
+            StoreError::Segment(SegmentError::Io(source)) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}

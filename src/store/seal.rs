@@ -1,0 +1,325 @@
+//! Sealing: a whole file becomes one sealed segment, encoded in parallel, then read back and compared.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::error::StoreError;
+use super::models::{ModelStore, Profile};
+use super::reader::decode_entry;
+use super::temp::TempFile;
+use crate::codec::{self, CodecId, Encoded};
+use crate::segment::{SealedWriter, Segment, Storage};
+
+/// Blocks that each worker has in hand at a time.
+const BATCH_PER_JOB: usize = 8;
+
+/// What a segment is made of: the bytes of a file.
+pub trait BlockSource: Sync {
+    /// Length in bytes. It must not change while the source is sealed.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`; the range lies within the length.
+    ///
+    /// # Errors
+    /// Whatever keeps the bytes from being read.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError>;
+
+    /// First offset at or after `offset` that may hold something else than zeros, `None` if there is none.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from knowing.
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, StoreError> {
+        Ok((offset < self.len()).then_some(offset))
+    }
+}
+
+/// A plain file as a source, of the length that it had when this was made.
+#[derive(Debug)]
+pub struct PlainFile {
+    file: Arc<File>,
+    path: PathBuf,
+    len: u64,
+}
+
+impl PlainFile {
+    /// Takes the file's present length.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn new(file: Arc<File>, path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let len = file.metadata().map_err(StoreError::io(&path))?.len();
+        Ok(PlainFile { file, path, len })
+    }
+}
+
+impl BlockSource for PlainFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(StoreError::io(&self.path))
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, StoreError> {
+        use rustix::fs::{SeekFrom, seek};
+        match seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) => Ok((data < self.len).then_some(data)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                Ok((offset < self.len).then_some(offset))
+            }
+            Err(e) => Err(StoreError::io(&self.path)(e.into())),
+        }
+    }
+}
+
+/// How blocks are encoded.
+#[derive(Debug, Clone)]
+pub enum Encoding {
+    /// Fast: raw or zstd, as a mount encodes fresh writes.
+    Fresh,
+    /// Small: the smallest of raw, zstd and neural.
+    Packed(Profile),
+}
+
+impl Encoding {
+    fn encode(&self, block: &[u8]) -> Encoded {
+        match self {
+            Encoding::Fresh => codec::encode_fresh(block),
+            Encoding::Packed(profile) => codec::encode_packed(block, &profile.model),
+        }
+    }
+}
+
+/// Asks work under way to stop at the next block.
+#[derive(Debug, Default)]
+pub struct Cancel(AtomicBool);
+
+impl Cancel {
+    /// Asks the work to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.is_cancelled() {
+            Err(StoreError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// How a source is sealed.
+pub struct SealOptions<'a> {
+    /// Bytes in a block: a power of two from 16 KiB to 1 MiB.
+    pub block_size: u32,
+    /// How blocks are encoded.
+    pub encoding: Encoding,
+    /// Threads that encode and decode.
+    pub jobs: usize,
+    /// Called with the number of source bytes dealt with, each byte once when encoded and once when compared.
+    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Stops the work.
+    pub cancel: Option<&'a Cancel>,
+}
+
+/// What sealing made of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealReport {
+    /// Bytes of the source.
+    pub logical: u64,
+    /// Bytes of the segment, all headers and the index included.
+    pub stored: u64,
+    /// Number of blocks by codec: raw, zstd, neural.
+    pub blocks: [u64; 3],
+    /// Blocks that are all zeros and take no space.
+    pub holes: u64,
+}
+
+/// Seals `source` into `temp`, then reads the segment back from the file, decodes and compares every block, and syncs.
+///
+/// # Errors
+/// `ReadBack` if the segment does not give the source's bytes (never use it then), `Cancelled`, errors of the source, I/O errors.
+pub fn seal(
+    source: &dyn BlockSource,
+    temp: &TempFile,
+    models: &ModelStore,
+    options: &SealOptions<'_>,
+) -> Result<SealReport, StoreError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs.max(1))
+        .thread_name(|i| format!("seal-{i}"))
+        .build()
+        .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;
+    if let Encoding::Packed(profile) = &options.encoding {
+        models.add_loaded(&profile.model);
+    }
+    let report = pool.install(|| write(source, temp, options))?;
+    pool.install(|| compare(source, temp, models, options))?;
+    temp.file()
+        .sync_all()
+        .map_err(StoreError::io("temporary segment"))?;
+    Ok(report)
+}
+
+fn write(
+    source: &dyn BlockSource,
+    temp: &TempFile,
+    options: &SealOptions<'_>,
+) -> Result<SealReport, StoreError> {
+    let storage: Arc<dyn Storage> = Arc::clone(temp.file()) as Arc<dyn Storage>;
+    let mut writer = SealedWriter::new(Arc::clone(&storage), options.block_size)?;
+    let mut report = SealReport {
+        logical: source.len(),
+        ..SealReport::default()
+    };
+    for_each_batch(source, options, |batch| {
+        let encoded: Vec<_> = batch
+            .par_iter()
+            .map(|&block| {
+                let data = read_block(source, options, block)?;
+                let zero = data.iter().all(|&b| b == 0);
+                let encoded = (!zero).then(|| options.encoding.encode(&data));
+                note_progress(options, data.len());
+                Ok(encoded)
+            })
+            .collect::<Result<_, StoreError>>()?;
+        for (&block, encoded) in batch.iter().zip(&encoded) {
+            if let Some(encoded) = encoded {
+                writer.push(block, encoded)?;
+                report.blocks[encoded.codec as usize] += 1;
+            }
+        }
+        Ok(())
+    })?;
+    report.holes = block_count(source, options) - report.blocks.iter().sum::<u64>();
+    writer.finish(source.len())?;
+    report.stored = storage.len().map_err(StoreError::io("temporary segment"))?;
+    Ok(report)
+}
+
+/// Decodes the finished segment and compares it with the source, holes included.
+fn compare(
+    source: &dyn BlockSource,
+    temp: &TempFile,
+    models: &ModelStore,
+    options: &SealOptions<'_>,
+) -> Result<(), StoreError> {
+    let segment = Segment::open(Arc::clone(temp.file()) as Arc<dyn Storage>)?;
+    if segment.logical_size() != source.len() {
+        return Err(StoreError::ReadBack { block: 0 });
+    }
+    let seen = AtomicU64::new(0);
+    for_each_batch(source, options, |batch| {
+        batch.par_iter().try_for_each(|&block| {
+            let expected = read_block(source, options, block)?;
+            let same = match segment.entry(block)? {
+                Some(entry) => {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    decode_entry(&segment, block, &entry, models).is_ok_and(|got| got == expected)
+                }
+                None => expected.iter().all(|&b| b == 0),
+            };
+            note_progress(options, expected.len());
+            if same {
+                Ok(())
+            } else {
+                Err(StoreError::ReadBack { block })
+            }
+        })
+    })?;
+    // A block that the source holds no data for must not be stored.
+    let mut stored = 0;
+    for found in segment.entries() {
+        found?;
+        stored += 1;
+    }
+    if stored == seen.into_inner() {
+        Ok(())
+    } else {
+        Err(StoreError::ReadBack { block: stored })
+    }
+}
+
+/// Calls `work` with runs of numbers of blocks that may hold data, ascending.
+fn for_each_batch(
+    source: &dyn BlockSource,
+    options: &SealOptions<'_>,
+    mut work: impl FnMut(&[u64]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let size = u64::from(options.block_size);
+    let most = options.jobs.max(1) * BATCH_PER_JOB;
+    let mut batch = Vec::with_capacity(most);
+    let mut at = 0;
+    while let Some(data) = source.next_data(at)? {
+        if let Some(cancel) = options.cancel {
+            cancel.check()?;
+        }
+        let block = data / size;
+        batch.push(block);
+        at = (block + 1).saturating_mul(size);
+        if batch.len() == most {
+            work(&batch)?;
+            batch.clear();
+        }
+    }
+    work(&batch)
+}
+
+fn block_count(source: &dyn BlockSource, options: &SealOptions<'_>) -> u64 {
+    source.len().div_ceil(u64::from(options.block_size))
+}
+
+fn read_block(
+    source: &dyn BlockSource,
+    options: &SealOptions<'_>,
+    block: u64,
+) -> Result<Vec<u8>, StoreError> {
+    if let Some(cancel) = options.cancel {
+        cancel.check()?;
+    }
+    let start = block * u64::from(options.block_size);
+    let len = (source.len() - start).min(u64::from(options.block_size));
+    let mut data = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    source.read_at(&mut data, start)?;
+    Ok(data)
+}
+
+fn note_progress(options: &SealOptions<'_>, bytes: usize) {
+    if let Some(progress) = options.progress {
+        progress(bytes as u64);
+    }
+}
+
+impl SealReport {
+    /// Adds another file's figures.
+    pub fn add(&mut self, other: &SealReport) {
+        self.logical += other.logical;
+        self.stored += other.stored;
+        self.holes += other.holes;
+        for codec in CodecId::ALL {
+            self.blocks[codec as usize] += other.blocks[codec as usize];
+        }
+    }
+}
