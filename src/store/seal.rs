@@ -323,3 +323,176 @@ impl SealReport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::SegmentReader;
+
+    /// A source that holds its bytes, and may change them between two reads.
+    struct Bytes {
+        data: Mutex<Vec<u8>>,
+        len: u64,
+        reads_before_change: Option<AtomicU64>,
+    }
+
+    impl Bytes {
+        fn new(data: Vec<u8>) -> Self {
+            Bytes {
+                len: data.len() as u64,
+                data: Mutex::new(data),
+                reads_before_change: None,
+            }
+        }
+    }
+
+    impl BlockSource for Bytes {
+        fn len(&self) -> u64 {
+            self.len
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
+            let mut data = self.data.lock().unwrap();
+            if let Some(left) = &self.reads_before_change
+                && left.fetch_sub(1, Ordering::Relaxed) == 0
+            {
+                data[0] ^= 1;
+            }
+            let at = usize::try_from(offset).unwrap();
+            buf.copy_from_slice(&data[at..at + buf.len()]);
+            Ok(())
+        }
+    }
+
+    fn sample(len: usize) -> Vec<u8> {
+        (0..len)
+            .map(|i| {
+                if i % 7 == 0 {
+                    (i / 1000) as u8
+                } else {
+                    (i % 13) as u8
+                }
+            })
+            .collect()
+    }
+
+    fn options(jobs: usize) -> SealOptions<'static> {
+        SealOptions {
+            block_size: 1 << 14,
+            encoding: Encoding::Fresh,
+            jobs,
+            progress: None,
+            cancel: None,
+        }
+    }
+
+    fn seal_in(
+        dir: &std::path::Path,
+        source: &dyn BlockSource,
+        options: &SealOptions<'_>,
+    ) -> (TempFile, Result<SealReport, StoreError>) {
+        let temp = TempFile::create_in(File::open(dir).unwrap().as_fd(), "t").unwrap();
+        let report = seal(source, &temp, &ModelStore::new(None), options);
+        (temp, report)
+    }
+
+    #[test]
+    fn sealed_bytes_read_back_for_any_length_and_thread_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = ModelStore::new(None);
+        let mut streams = Vec::new();
+        for jobs in [1, 2, 5] {
+            for len in [0, 1, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 400_000] {
+                let data = sample(len);
+                let (temp, report) = seal_in(dir.path(), &Bytes::new(data.clone()), &options(jobs));
+                let report = report.unwrap();
+                assert_eq!(report.logical, len as u64);
+                assert_eq!(report.stored, temp.file().metadata().unwrap().len());
+                let reader =
+                    SegmentReader::from_file(Arc::clone(temp.file()), dir.path(), &models).unwrap();
+                let mut got = vec![0; len];
+                reader.read_at(&mut got, 0).unwrap();
+                assert!(got == data, "{len} bytes with {jobs} jobs");
+                let mut bytes = vec![0; report.stored as usize];
+                temp.file().read_exact_at(&mut bytes, 0).unwrap();
+                streams.push((len, bytes));
+            }
+        }
+        for (len, bytes) in &streams {
+            assert!(
+                streams.iter().all(|(l, b)| l != len || b == bytes),
+                "{len} bytes differ by thread count"
+            );
+        }
+    }
+
+    #[test]
+    fn zero_blocks_take_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create_new(&path).unwrap();
+        file.set_len(100 << 20).unwrap();
+        Storage::write_all_at(&file, b"in the middle", 50 << 20).unwrap();
+        let source = PlainFile::new(Arc::new(File::open(&path).unwrap()), &path).unwrap();
+        let (temp, report) = seal_in(dir.path(), &source, &options(2));
+        let report = report.unwrap();
+        assert_eq!(report.blocks.iter().sum::<u64>(), 1);
+        assert!(report.stored < 200, "{report:?}");
+        let models = ModelStore::new(None);
+        let reader = SegmentReader::from_file(Arc::clone(temp.file()), &path, &models).unwrap();
+        let mut got = vec![1; 32];
+        reader.read_at(&mut got, (50 << 20) - 16).unwrap();
+        assert_eq!(&got, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0in the middle\0\0\0");
+    }
+
+    #[test]
+    fn source_that_changes_meanwhile_is_not_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Bytes::new(sample(100_000));
+        source.reads_before_change = Some(AtomicU64::new(7));
+        let (_, report) = seal_in(dir.path(), &source, &options(1));
+        assert!(
+            matches!(report, Err(StoreError::ReadBack { block: 0 })),
+            "{report:?}"
+        );
+    }
+
+    #[test]
+    fn cancelled_work_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let options = SealOptions {
+            cancel: Some(&cancel),
+            ..options(1)
+        };
+        let (_, report) = seal_in(dir.path(), &Bytes::new(sample(10)), &options);
+        assert!(matches!(report, Err(StoreError::Cancelled)));
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found_by_verify() {
+        let dir = tempfile::tempdir().unwrap();
+        let (temp, report) = seal_in(dir.path(), &Bytes::new(sample(40_000)), &options(1));
+        let mut bytes = vec![0; report.unwrap().stored as usize];
+        temp.file().read_exact_at(&mut bytes, 0).unwrap();
+        let (path, models) = (dir.path().join("s.vortex"), ModelStore::new(None));
+        let check = |bytes: &[u8]| {
+            File::create(&path).unwrap().write_all(bytes).unwrap();
+            crate::store::verify_segment(&path, &models, &|_| {}).unwrap()
+        };
+        assert_eq!(check(&bytes).findings, []);
+        for at in 0..bytes.len() {
+            bytes[at] ^= 0x10;
+            assert!(!check(&bytes).is_sound(), "byte {at} of {}", bytes.len());
+            bytes[at] ^= 0x10;
+        }
+        for len in 1..bytes.len() {
+            assert!(!check(&bytes[..len]).is_sound(), "cut to {len}");
+        }
+    }
+}
