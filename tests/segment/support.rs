@@ -1,5 +1,6 @@
 //! Blocks to store, and a plain reading of a segment's whole content.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vortex_fs::codec::{CodecId, Encoded, ModelId};
@@ -33,28 +34,53 @@ pub fn put(segment: &mut Segment, block: u64, bytes: &[u8]) -> Result<()> {
     segment.set_entry(block, Some(entry))
 }
 
-/// The whole content of a segment of raw blocks.
-pub fn content(segment: &Segment) -> Result<Vec<u8>> {
-    assert!(
-        segment.logical_size() < 1 << 28,
-        "a test segment can not be this large"
-    );
-    let mut out = vec![0; segment.logical_size() as usize];
+/// A file's size, and its blocks without the zeros at their ends; equal exactly if the files read the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    pub size: u64,
+    pub blocks: BTreeMap<u64, Vec<u8>>,
+}
+
+/// What a segment of raw blocks holds.
+pub fn content(segment: &Segment) -> Result<Content> {
+    let (size, unit) = (segment.logical_size(), u64::from(segment.block_size()));
+    let mut blocks = BTreeMap::new();
     for found in segment.entries() {
         let (block, entry) = found?;
         let decoded = segment.read_payload(&entry)?;
-        assert_eq!(entry.codec, CodecId::Raw);
-        if crc32c::crc32c(&decoded) != entry.decoded_crc {
-            return Err(SegmentError::Refused("decoded bytes differ"));
+        if entry.codec != CodecId::Raw || crc32c::crc32c(&decoded) != entry.decoded_crc {
+            return Err(SegmentError::Refused("not the bytes that were stored"));
         }
-        let start = (block * u64::from(segment.block_size())) as usize;
-        let end = out.len().min(start + segment.block_size() as usize);
-        entry.copy_to(&decoded, 0, &mut out[start..end]);
+        let mut bytes = vec![0; size.saturating_sub(block * unit).min(unit) as usize];
+        entry.copy_to(&decoded, 0, &mut bytes);
+        bytes.truncate(
+            bytes
+                .iter()
+                .rposition(|&b| b != 0)
+                .map_or(0, |last| last + 1),
+        );
+        if !bytes.is_empty() {
+            blocks.insert(block, bytes);
+        }
     }
-    Ok(out)
+    Ok(Content { size, blocks })
+}
+
+/// What a file of these bytes holds.
+pub fn of(bytes: &[u8]) -> Content {
+    let mut blocks = BTreeMap::new();
+    for (block, bytes) in bytes.chunks(BS as usize).enumerate() {
+        if let Some(last) = bytes.iter().rposition(|&b| b != 0) {
+            blocks.insert(block as u64, bytes[..=last].to_vec());
+        }
+    }
+    Content {
+        size: bytes.len() as u64,
+        blocks,
+    }
 }
 
 /// Opens and reads everything.
-pub fn read_back(storage: Arc<dyn Storage>) -> Result<Vec<u8>> {
+pub fn read_back(storage: Arc<dyn Storage>) -> Result<Content> {
     content(&Segment::open(storage)?)
 }
