@@ -5,9 +5,9 @@
 
 use super::SIZE_MAX;
 use super::Segment;
-use super::error::Result;
-use super::error::SegmentError;
+use super::error::{Result, SegmentError};
 use super::header::{Body, Form, Header};
+use super::peek::BORN_LIVE_ROOTS;
 use super::root::{Root, SLOT_LEN, SLOTS_LEN};
 
 impl Segment {
@@ -19,10 +19,11 @@ impl Segment {
         let Some(directory) = self.directory_ref.filter(|_| self.form == Form::Sealed) else {
             return Ok(());
         };
-        let roots_offset = self
-            .tail
-            .max(self.storage.len()?)
-            .next_multiple_of(SLOT_LEN as u64);
+        // Never where a segment that was born live has its slots: there, slots of zeros mean that it is empty.
+        let free = self.tail.max(self.storage.len()?).max(BORN_LIVE_ROOTS + 1);
+        let roots_offset = free
+            .checked_next_multiple_of(SLOT_LEN as u64)
+            .unwrap_or(u64::MAX);
         let end = roots_offset.saturating_add(SLOTS_LEN as u64);
         if end > SIZE_MAX {
             return Err(SegmentError::Refused("the segment file is full"));

@@ -80,6 +80,22 @@ fn what_was_not_committed_is_not_there_after_opening_again() {
 }
 
 #[test]
+fn appends_after_opening_go_behind_whatever_the_file_holds() {
+    let storage = mem();
+    let mut segment = Segment::create(storage.clone(), BS).unwrap();
+    put(&mut segment, 0, b"one").unwrap();
+    segment.set_logical_size(3).unwrap();
+    segment.commit().unwrap();
+    put(&mut segment, 0, b"never committed").unwrap();
+    let end = storage.len().unwrap();
+    let entry = Segment::open(storage)
+        .unwrap()
+        .append(&raw(b"two"))
+        .unwrap();
+    assert_eq!(entry.offset, end);
+}
+
+#[test]
 fn content_beyond_a_cut_reads_as_zeros_when_the_file_grows_again() {
     let storage = mem();
     let mut segment = Segment::create(storage.clone(), BS).unwrap();

@@ -159,6 +159,39 @@ fn a_lost_index_page_costs_its_own_blocks_only_and_can_be_cut_away() {
 }
 
 #[test]
+fn a_segment_that_was_sealed_is_not_empty_because_its_root_slots_are_zeros() {
+    let (mut bytes, _) = upgraded();
+    let slots = bytes.len() - 1024;
+    bytes[slots..].fill(0);
+    let error = read_back(Arc::new(MemStorage::new(bytes))).err().unwrap();
+    assert!(matches!(error, SegmentError::NoRoot { .. }), "{error}");
+}
+
+#[test]
+fn an_entry_beyond_the_logical_size_is_refused() {
+    let page = |size| {
+        let mut page = vec![1, 0, 80, 7];
+        page.extend([0xf9, 0x7f, 0, 0, 0]);
+        page.extend(crc32c::crc32c(b"payload").to_le_bytes());
+        page.extend(crc32c::crc32c(b"payload").to_le_bytes());
+        read_back(Arc::new(MemStorage::new(forge_sealed(
+            size,
+            b"payload",
+            &page,
+            &[],
+        ))))
+    };
+    assert_eq!(page(7).unwrap().blocks[&0], b"payload");
+    assert!(matches!(
+        page(6),
+        Err(SegmentError::Invalid {
+            part: Part::Page,
+            ..
+        })
+    ));
+}
+
+#[test]
 fn bad_decoded_bytes_and_overlaps_are_reported() {
     let (bytes, _) = sealed();
     let storage: Arc<dyn Storage> = Arc::new(MemStorage::new(bytes));

@@ -104,7 +104,9 @@ proptest! {
         }
         segment.commit().unwrap();
         let report = check(storage.clone(), |_, _, _| Ok(())).unwrap();
-        prop_assert!(report.findings.is_empty(), "{:?}", report);
+        // Appends to a file that never saw a commit are worth a note, and only that.
+        prop_assert!(report.findings.is_empty() || segment.summary().generation == 0, "{:?}", report);
+        prop_assert!(report.is_sound(), "{:?}", report);
         prop_assert_eq!(report.blocks, now.blocks.len() as u64);
         let again = Segment::open(storage).unwrap();
         prop_assert_eq!(again.live_bytes(), segment.live_bytes());
