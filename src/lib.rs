@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod codec;
 pub mod engine;
+pub mod fs;
 pub mod profiles;
 pub mod segment;
 pub mod store;

@@ -33,7 +33,7 @@ pub use entry::{BlockEntry, max_payload};
 pub use error::{Part, Result, SegmentError};
 pub use header::{Form, HEADER_LEN, MAGIC};
 pub use peek::{Summary, peek};
-pub use reader::Segment;
+pub use reader::{Segment, read_payload};
 pub use sealed::SealedWriter;
 pub use storage::{MemStorage, Storage};
 pub use walk::Entries;

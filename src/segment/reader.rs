@@ -18,7 +18,7 @@ use super::peek::{BORN_LIVE_ROOTS, Peeked, State, Summary, peek_all};
 use super::ranges::RangeSet;
 use super::storage::{Storage, read_part};
 use super::writer::Unsynced;
-use super::{DEFAULT_BLOCK, valid_block_size};
+use super::{DEFAULT_BLOCK, MAX_BLOCK, valid_block_size};
 
 /// Index pages kept in memory for one segment, beside those with changes.
 const CACHED_PAGES: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
@@ -278,4 +278,28 @@ fn read_directory(
     }
     let raw = read_part(storage, Part::Directory, at.offset, at.len.into(), at.crc)?;
     Directory::decode(&raw, block_size, logical_size).map_err(invalid)
+}
+
+/// The payload that an entry names, for a reader that no longer borrows the segment whose storage this is.
+///
+/// A commit may have given the range back meanwhile; then the checksum is wrong, and the entry must be looked up again.
+///
+/// # Errors
+/// The file does not hold the payload, or it has another checksum than the entry.
+pub fn read_payload(storage: &dyn Storage, entry: &BlockEntry) -> Result<Vec<u8>> {
+    if entry.len > max_payload(MAX_BLOCK) {
+        let reason = "payload longer than a block can need";
+        return Err(SegmentError::Invalid {
+            part: Part::Payload,
+            offset: entry.offset,
+            reason,
+        });
+    }
+    read_part(
+        storage,
+        Part::Payload,
+        entry.offset,
+        entry.len.into(),
+        entry.payload_crc,
+    )
 }

@@ -15,7 +15,7 @@ pub mod verify;
 pub use archive::{Access, Archive};
 pub use error::StoreError;
 pub use models::{ModelStore, Profile};
-pub use reader::{SegmentReader, decode_entry};
+pub use reader::{SegmentReader, decode_entry, decode_stored};
 pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};
 pub use temp::TempFile;
 pub use verify::verify_segment;

@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::models::ModelStore;
 use super::seal::BlockSource;
 use crate::codec;
-use crate::segment::{BlockEntry, Segment, Storage};
+use crate::segment::{self, BlockEntry, Segment, Storage};
 
 /// Reads, checks and decodes one stored block. Its length is the entry's `decoded_len`.
 ///
@@ -21,6 +21,20 @@ pub fn decode_entry(
     models: &ModelStore,
 ) -> Result<Vec<u8>, StoreError> {
     let payload = segment.read_payload(entry)?;
+    decode_payload(block, entry, &payload, models)
+}
+
+/// As [`decode_entry`], for a reader that no longer borrows the segment whose storage this is.
+///
+/// # Errors
+/// As [`decode_entry`]; also a wrong checksum if the block was overwritten meanwhile.
+pub fn decode_stored(
+    storage: &dyn Storage,
+    block: u64,
+    entry: &BlockEntry,
+    models: &ModelStore,
+) -> Result<Vec<u8>, StoreError> {
+    let payload = segment::read_payload(storage, entry)?;
     decode_payload(block, entry, &payload, models)
 }
 

@@ -1,0 +1,91 @@
+//! Converting a file between plain and segment in the middle of a rename, which is then atomic.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::Fs;
+use super::errno::{FsError, Result};
+use super::files::Hold;
+use super::namespace::Found;
+use super::nodes::Node;
+use super::rename::End;
+use super::repack::Snapshot;
+use super::swap::Outcome;
+use crate::store::{BlockSource, Encoding, SealOptions, TempFile, names, seal};
+
+/// Conversions that are begun anew because somebody wrote to the file.
+const ATTEMPTS: usize = 10;
+
+/// Bytes copied at a time.
+const COPY: usize = 1 << 20;
+
+impl Fs {
+    /// Gives an entry the other form. The caller holds the directory's entries exclusively.
+    pub(super) fn convert(&self, at: End<'_>, found: &Found, form: names::Kind) -> Result<Found> {
+        for _ in 0..ATTEMPTS {
+            let hold = self.hold_found(at.dir, at.name, found)?;
+            let snapshot = self.snapshot_of(Arc::clone(at.dir), at.name, hold)?;
+            let temp = self.archive.temp_file()?;
+            match form {
+                names::Kind::Segment => self.seal_fresh(&snapshot, &temp)?,
+                names::Kind::Other => copy_out(&snapshot, &temp)?,
+            }
+            // Only this name is about to be replaced, so it alone need be converted.
+            let (node, version) = (&snapshot.hold.node, snapshot.version);
+            if self.swap_in(at, node, version, temp, form, true)? == Outcome::Swapped {
+                return self.find(at.dir, at.name)?.ok_or(FsError::NotFound);
+            }
+        }
+        Err(FsError::Backing(rustix::io::Errno::BUSY))
+    }
+
+    /// Seals on a thread of its own: a caller in a thread pool must not run other requests of the pool while it waits,
+    /// because they may need the locks that it holds.
+    fn seal_fresh(&self, snapshot: &Snapshot<'_>, temp: &TempFile) -> Result<()> {
+        let options = SealOptions {
+            block_size: self.options.block_size,
+            encoding: Encoding::Fresh,
+            jobs: self.options.jobs,
+            progress: None,
+            cancel: None,
+        };
+        let models = self.archive.models();
+        std::thread::scope(|scope| {
+            let sealing = scope.spawn(|| seal(snapshot, temp, models, &options));
+            sealing.join().map_err(|_| FsError::Internal)
+        })??;
+        Ok(())
+    }
+
+    /// Holds the node of an entry.
+    pub(super) fn hold_found(
+        &self,
+        dir: &Node,
+        name: &std::ffi::OsStr,
+        found: &Found,
+    ) -> Result<Hold<'_>> {
+        let node = self.node_of(dir, name, found)?;
+        let hold = self.hold(node.id);
+        self.forget(node.id, 1);
+        hold
+    }
+}
+
+/// Writes the content to a plain file, holes left out.
+pub(super) fn copy_out(snapshot: &Snapshot<'_>, temp: &TempFile) -> Result<()> {
+    temp.file().set_len(snapshot.len())?;
+    let mut buf = vec![0; COPY];
+    let mut at = 0;
+    while let Some(data) = snapshot.next_data(at)? {
+        let len = usize::try_from(snapshot.len() - data)
+            .unwrap_or(COPY)
+            .min(COPY);
+        let part = buf.get_mut(..len).unwrap_or_default();
+        snapshot.read_at(part, data)?;
+        if part.iter().any(|&b| b != 0) {
+            temp.file().write_all_at(part, data)?;
+        }
+        at = data + len as u64;
+    }
+    Ok(())
+}

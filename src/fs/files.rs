@@ -1,0 +1,304 @@
+//! Opening and closing files.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::fs::{self as sys, Mode, OFlags};
+
+use super::attr::{Attr, Caller, Kind, now};
+use super::cache::next_instance;
+use super::content::{Content, Plain, Segmented};
+use super::errno::{FsError, Result};
+use super::handles::{DirHandle, Fh, FileHandle, Handle};
+use super::nodes::{Node, NodeId};
+use super::stat::stamp;
+use super::sync::{lock, read, write};
+use super::{Fs, namespace};
+use crate::store::{Access, names};
+
+/// Keeps a node's content loaded while it lives.
+pub(super) struct Hold<'a> {
+    pub(super) fs: &'a Fs,
+    pub(super) node: Arc<Node>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.fs.unhold(&self.node);
+    }
+}
+
+impl Fs {
+    /// Creates an empty file and opens it. Fails if the name is taken, whatever `flags` say.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENAMETOOLONG`, `EROFS`, what the backing file system answers.
+    pub fn create(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+    ) -> Result<(NodeId, Attr, Fh)> {
+        let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+        let _names = self.changing()?;
+        let dir = self.node(parent)?;
+        let _entries = write(&dir.entries);
+        let backing_name = self.free_name(&dir, name, names::Kind::Segment)?;
+        let create =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = sys::openat(
+            &*dir.backing(),
+            &backing_name,
+            create,
+            Mode::from_raw_mode(0o600),
+        )?;
+        let node = self.adopt(
+            &dir,
+            name,
+            &backing_name,
+            names::Kind::Segment,
+            mode,
+            caller,
+        )?;
+        // The file may not be readable or writable by its mode, so it is opened for good now.
+        let open = Segmented::open(Arc::new(file.into()), true, self.options.block_size);
+        let node = self.nodes.hold(node.id)?;
+        match open {
+            Ok(open) => *write(&node.content) = Content::Segment(Box::new(open)),
+            Err(error) => {
+                self.unhold(&node);
+                return Err(error);
+            }
+        }
+        let attr = self.attr_of(&node)?;
+        let fh = self.handles.insert(Handle::File(Arc::new(FileHandle::new(
+            Arc::clone(&node),
+            flags,
+        ))));
+        Ok((node.id, attr, fh))
+    }
+
+    /// Opens a regular file; `O_TRUNC` empties it.
+    ///
+    /// # Errors
+    /// `EIO` if it is a damaged segment, `EISDIR`, `EROFS`, what the backing file system answers.
+    pub fn open(&self, id: NodeId, flags: i32) -> Result<Fh> {
+        let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+        let writing = flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if writing {
+            self.require_writable()?;
+        }
+        let hold = self.hold(id)?;
+        match hold.node.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(FsError::IsADirectory),
+            Kind::Symlink => return Err(FsError::Backing(rustix::io::Errno::LOOP)),
+            _ => return Err(FsError::Backing(rustix::io::Errno::NXIO)),
+        }
+        self.refresh(&hold.node)?;
+        self.load(&hold.node, writing).inspect_err(|error| {
+            if error.is_damage() {
+                hold.node.log_damage(None, error);
+            }
+        })?;
+        if flags.contains(OFlags::TRUNC) {
+            self.truncate(&hold.node, 0)?;
+        }
+        let handle = FileHandle::new(Arc::clone(&hold.node), flags);
+        std::mem::forget(hold);
+        Ok(self.handles.insert(Handle::File(Arc::new(handle))))
+    }
+
+    /// Called for every close of a descriptor: tells a failure of the background that nobody was told of.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn flush(&self, fh: Fh) -> Result<()> {
+        self.handles.file(fh)?.node.take_failure()
+    }
+
+    /// Called for the last close of a handle. Unstored content is committed soon after the file's last handle is gone.
+    ///
+    /// # Errors
+    /// The handle is not open.
+    pub fn release(&self, fh: Fh) -> Result<()> {
+        match self.handles.remove(fh)? {
+            Handle::File(file) => self.unhold(&file.node),
+            Handle::Dir(_) => return Err(FsError::BadHandle),
+        }
+        Ok(())
+    }
+
+    /// Makes the content and attributes of a file durable, and its name if that is new.
+    ///
+    /// # Errors
+    /// The commit failed, now or in the background; the content stays in memory and is tried again.
+    pub fn fsync(&self, fh: Fh, datasync: bool) -> Result<()> {
+        let node = Arc::clone(&self.handles.file(fh)?.node);
+        if self.archive.access() == Access::Read {
+            return Ok(());
+        }
+        node.take_failure()?;
+        self.commit(&node, !datasync)?;
+        let new_in = lock(&node.new_in).take();
+        if let Some(dir) = new_in {
+            sys::fsync(dir.backing().reopen_dir()?)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// `ENOTDIR`.
+    pub fn opendir(&self, id: NodeId) -> Result<Fh> {
+        let node = self.node(id)?;
+        node.require_dir()?;
+        let handle = DirHandle {
+            node,
+            listing: std::sync::Mutex::new(None),
+        };
+        Ok(self.handles.insert(Handle::Dir(Arc::new(handle))))
+    }
+
+    /// Closes a directory.
+    ///
+    /// # Errors
+    /// The handle is not open.
+    pub fn releasedir(&self, fh: Fh) -> Result<()> {
+        self.handles.dir(fh)?;
+        self.handles.remove(fh).map(drop)
+    }
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// What the backing file system answers.
+    pub fn fsyncdir(&self, fh: Fh, datasync: bool) -> Result<()> {
+        let dir = self.handles.dir(fh)?.node.backing().reopen_dir()?;
+        Ok(if datasync {
+            sys::fdatasync(dir)?
+        } else {
+            sys::fsync(dir)?
+        })
+    }
+
+    /// Keeps the node and its content until the hold is dropped.
+    pub(super) fn hold(&self, id: NodeId) -> Result<Hold<'_>> {
+        Ok(Hold {
+            fs: self,
+            node: self.nodes.hold(id)?,
+        })
+    }
+
+    pub(super) fn unhold(&self, node: &Arc<Node>) {
+        if !self.nodes.unhold(node) {
+            return;
+        }
+        if let Content::Segment(open) = &mut *write(&node.content)
+            && let Some(due) = &mut open.due
+        {
+            *due = (*due).min(Instant::now() + self.options.commit_closed_after);
+        }
+        self.close_if_unused(node);
+    }
+
+    /// Closes the files below a node that nobody has open and that has nothing to store.
+    pub(super) fn close_if_unused(&self, node: &Arc<Node>) {
+        {
+            let mut content = write(&node.content);
+            if node.is_held() || node.dirty.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Content::Segment(open) = &*content
+                && (open.changed.is_some() || !open.is_clean())
+            {
+                // The next opening may append where this one left unused bytes.
+                node.instance.store(next_instance(), Ordering::SeqCst);
+            }
+            *content = Content::Closed;
+        }
+        self.nodes.reap(node);
+    }
+
+    /// Opens what is below a regular file's node, for writing if `writing`.
+    pub(super) fn load(&self, node: &Arc<Node>, writing: bool) -> Result<()> {
+        let ready = |content: &Content| match content {
+            Content::Closed => false,
+            Content::Plain(plain) => plain.writable || !writing,
+            Content::Segment(open) => open.writable || !writing,
+        };
+        if ready(&read(&node.content)) {
+            return Ok(());
+        }
+        let mut content = write(&node.content);
+        if ready(&content) {
+            return Ok(());
+        }
+        let backing = node.backing();
+        let file = Arc::new(backing.reopen(if writing {
+            OFlags::RDWR
+        } else {
+            OFlags::RDONLY
+        })?);
+        *content = if backing.is_segment() {
+            Content::Segment(Box::new(Segmented::open(
+                file,
+                writing,
+                self.options.block_size,
+            )?))
+        } else {
+            Content::Plain(Plain {
+                file,
+                writable: writing,
+            })
+        };
+        Ok(())
+    }
+
+    /// Of an archive that another process may write to: drops what was read of a file that changed meanwhile.
+    pub(super) fn refresh(&self, node: &Arc<Node>) -> Result<()> {
+        if self.archive.access() == Access::Write || node.kind != Kind::File {
+            return Ok(());
+        }
+        let stamp = stamp(&node.backing().stat()?);
+        let mut seen = lock(&node.seen);
+        if seen.replace(stamp).is_some_and(|before| before != stamp) {
+            *write(&node.content) = Content::Closed;
+            node.instance.store(next_instance(), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Completes an entry that was just made: owner, mode, node. Removes it again if that fails.
+    pub(super) fn adopt(
+        &self,
+        dir: &Arc<Node>,
+        name: &OsStr,
+        backing_name: &OsStr,
+        form: names::Kind,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Arc<Node>> {
+        namespace::take_over(dir, backing_name, form, mode, caller)
+            .map(|(backing, kind)| {
+                let node = self.nodes.intern(backing, kind);
+                *lock(&node.name) = name.to_os_string();
+                *lock(&node.new_in) = Some(Arc::clone(dir));
+                node
+            })
+            .inspect_err(|_| namespace::undo(dir, backing_name))
+    }
+
+    /// Notes that the content changed just now, under its exclusive lock.
+    pub(super) fn touched(&self, node: &Arc<Node>, open: &mut Segmented, dirty_before: u64) {
+        open.touch(now(), self.options.commit_after);
+        node.version.fetch_add(1, Ordering::SeqCst);
+        self.account(dirty_before, open.dirty_bytes());
+        self.mark_dirty(node);
+    }
+}

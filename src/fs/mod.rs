@@ -1,0 +1,196 @@
+//! The file system's operations on an archive: names, attributes, content. It knows nothing of FUSE.
+//!
+//! Promises are listed in docs/SEMANTICS.md, each with its test. In short: what `fsync` answered for survives power loss;
+//! what was not synced is committed within seconds; a damaged block fails only reads that touch it, and never reads as
+//! wrong bytes; files that are open stay usable whatever happens to their names.
+//!
+//! # Locks
+//! Taken in this order, any of them left out:
+//! 1. `Fs::namespace`: shared by every operation on names, exclusive while a file changes between segment and plain;
+//! 2. `Node::entries` of directories, by ascending node number: shared to look up, exclusive to change;
+//! 3. `Node::storing`: one stores or commits a file at a time (the flusher takes many, by ascending node number);
+//! 4. `Node::content`: exclusive to change the content, shared to plan a read;
+//! 5. node table, handle table, dirty list, cache, the node's small mutexes: leaves, of which none is held while
+//!    another is taken, except that the dirty list may be.
+//!
+//! Decoding and encoding happen outside 4 (and 5), except for the last of several attempts against a busy writer.
+
+mod attr;
+mod backing;
+mod cache;
+mod content;
+mod convert;
+mod dir;
+mod edit;
+mod errno;
+mod files;
+mod flusher;
+mod handles;
+mod namespace;
+mod nodes;
+mod read;
+mod rename;
+mod repack;
+mod setattr;
+mod space;
+mod stat;
+mod swap;
+mod sync;
+mod writeback;
+mod xattr;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
+pub use dir::DirEntry;
+pub use edit::{SEEK_DATA, SEEK_HOLE};
+pub use errno::{FsError, Result};
+pub use handles::Fh;
+pub use nodes::NodeId;
+pub use rename::RenameFlags;
+pub use repack::Snapshot;
+pub use stat::FsStats;
+pub use swap::Outcome;
+
+use crate::segment::DEFAULT_BLOCK;
+use crate::store::{Access, Archive, names};
+use backing::Backing;
+use cache::BlockCache;
+use handles::Handles;
+use nodes::{Node, Nodes};
+use sync::read;
+use writeback::Writeback;
+
+/// How the file system behaves.
+#[derive(Debug, Clone)]
+pub struct FsOptions {
+    /// Bound of the cache of decoded blocks, in bytes.
+    pub cache_bytes: u64,
+    /// Block size of new files: a power of two from 16 KiB to 1 MiB.
+    pub block_size: u32,
+    /// Written bytes that one file holds in memory before its full blocks are stored.
+    pub file_dirty_bytes: u64,
+    /// Written bytes that all files together hold in memory before writers wait.
+    pub total_dirty_bytes: u64,
+    /// After how long changes are committed without anybody asking.
+    pub commit_after: Duration,
+    /// The same for files that were closed.
+    pub commit_closed_after: Duration,
+    /// Threads that encode blocks for one file.
+    pub jobs: usize,
+}
+
+impl Default for FsOptions {
+    fn default() -> Self {
+        FsOptions {
+            cache_bytes: 256 << 20,
+            block_size: DEFAULT_BLOCK,
+            file_dirty_bytes: 8 << 20,
+            total_dirty_bytes: 64 << 20,
+            commit_after: Duration::from_secs(5),
+            commit_closed_after: Duration::from_secs(1),
+            jobs: std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(8),
+        }
+    }
+}
+
+/// An archive as a file system. Shared by all threads that serve requests.
+///
+/// Call [`Fs::shutdown`] at the end; what is dropped without it loses what was not yet committed, as by `kill -9`.
+pub struct Fs {
+    archive: Archive,
+    options: FsOptions,
+    nodes: Nodes,
+    handles: Handles,
+    cache: BlockCache,
+    namespace: RwLock<()>,
+    writeback: Writeback,
+    flusher: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Fs {
+    /// Makes an archive a file system and, if it is open for writing, starts committing in the background.
+    ///
+    /// # Errors
+    /// The root can not be opened; an impossible block size.
+    pub fn new(archive: Archive, options: FsOptions) -> Result<Arc<Fs>> {
+        if crate::segment::MAX_BLOCK < options.block_size
+            || crate::segment::MIN_BLOCK > options.block_size
+            || !options.block_size.is_power_of_two()
+        {
+            return Err(FsError::Invalid);
+        }
+        backing::raise_file_limit();
+        let (root, _) = Backing::open(archive.root_fd(), ".".as_ref(), names::Kind::Other)?;
+        let fs = Arc::new(Fs {
+            nodes: Nodes::new(root),
+            handles: Handles::default(),
+            cache: BlockCache::new(options.cache_bytes),
+            namespace: RwLock::new(()),
+            writeback: Writeback::default(),
+            flusher: Mutex::new(None),
+            archive,
+            options,
+        });
+        if fs.archive.access() == Access::Write {
+            flusher::start(&fs)?;
+        }
+        Ok(fs)
+    }
+
+    /// The archive below.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// The options it was made with.
+    #[must_use]
+    pub fn options(&self) -> &FsOptions {
+        &self.options
+    }
+
+    /// The node at a logical path relative to the root; counts a lookup, to be taken back by [`Fs::forget`].
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`; symlinks are not followed.
+    pub fn resolve(&self, path: &Path) -> Result<NodeId> {
+        let mut at = self.nodes.get(NodeId::ROOT)?;
+        for part in path.components() {
+            let name = match part {
+                std::path::Component::Normal(name) => name,
+                std::path::Component::CurDir | std::path::Component::RootDir => continue,
+                std::path::Component::ParentDir | std::path::Component::Prefix(_) => {
+                    return Err(FsError::Invalid);
+                }
+            };
+            let looked_up = self.lookup(at.id, name);
+            if at.id != NodeId::ROOT {
+                self.forget(at.id, 1);
+            }
+            at = self.nodes.get(looked_up?.0)?;
+        }
+        Ok(at.id)
+    }
+
+    fn node(&self, id: NodeId) -> Result<Arc<Node>> {
+        self.nodes.get(id)
+    }
+
+    /// Leave to change something, with the namespace held shared.
+    fn changing(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.require_writable()?;
+        Ok(read(&self.namespace))
+    }
+
+    fn require_writable(&self) -> Result<()> {
+        match self.archive.access() {
+            Access::Write => Ok(()),
+            Access::Read => Err(FsError::ReadOnly),
+        }
+    }
+}

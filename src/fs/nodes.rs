@@ -1,0 +1,323 @@
+//! Nodes: one for each backing inode that somebody holds.
+//!
+//! A node lives while it was looked up more often than forgotten, is open, or has content to store. The inode number that
+//! it shows never changes meanwhile, even when a swap replaces the backing inode, and no two nodes show the same.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::attr::{Kind, Time};
+use super::backing::{Backing, InodeKey};
+use super::cache::next_instance;
+use super::content::Content;
+use super::errno::{FsError, Result};
+use super::sync::{lock, read, write};
+use crate::segment::Summary;
+
+/// Names a node while it lives. The root directory is [`NodeId::ROOT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The archive's root directory.
+    pub const ROOT: NodeId = NodeId(1);
+}
+
+/// A backing time of attribute change that is our own doing, and the time shown instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CtimePin {
+    pub(super) backing: Time,
+    pub(super) shown: Time,
+}
+
+/// Times of content and attribute change, and size, of a backing inode: the same while nobody changes it.
+pub(super) type Stamp = (Time, Time, i64);
+
+/// The figures of a segment that is not open, valid while the backing inode's times and size are these.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peeked {
+    pub(super) stamp: Stamp,
+    pub(super) summary: Option<Summary>,
+}
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// The inode number shown.
+    pub(super) ino: u64,
+    pub(super) kind: Kind,
+    backing: RwLock<Arc<Backing>>,
+    /// Of a directory: held shared to look names up, exclusively to change them.
+    pub(super) entries: RwLock<()>,
+    /// Held while blocks are stored or a commit is under way.
+    pub(super) storing: Mutex<()>,
+    pub(super) content: RwLock<Content>,
+    /// Counts changes of the content.
+    pub(super) version: AtomicU64,
+    /// Names the immutable payloads of the present segment file in the block cache.
+    pub(super) instance: AtomicU64,
+    /// In the list of nodes with content to store.
+    pub(super) dirty: AtomicBool,
+    pub(super) peeked: Mutex<Option<Peeked>>,
+    /// The backing inode as it was when it was last looked at, where another process may change it.
+    pub(super) seen: Mutex<Option<Stamp>>,
+    pub(super) ctime: Mutex<Option<CtimePin>>,
+    /// A directory to sync with the node, because the name in it is new.
+    pub(super) new_in: Mutex<Option<Arc<Node>>>,
+    /// A failure in the background that no caller knows of yet.
+    pub(super) failed: Mutex<Option<FsError>>,
+    /// For messages: the last name it was looked up by.
+    pub(super) name: Mutex<OsString>,
+    /// Damaged blocks that the log already names; `u64::MAX` stands for the whole file.
+    pub(super) logged: Mutex<HashSet<u64>>,
+    lookups: AtomicU64,
+    holds: AtomicU64,
+}
+
+impl Node {
+    fn new(id: NodeId, ino: u64, kind: Kind, backing: Backing) -> Node {
+        Node {
+            id,
+            ino,
+            kind,
+            backing: RwLock::new(Arc::new(backing)),
+            entries: RwLock::new(()),
+            storing: Mutex::new(()),
+            content: RwLock::new(Content::Closed),
+            version: AtomicU64::new(0),
+            instance: AtomicU64::new(next_instance()),
+            dirty: AtomicBool::new(false),
+            peeked: Mutex::new(None),
+            seen: Mutex::new(None),
+            ctime: Mutex::new(None),
+            new_in: Mutex::new(None),
+            failed: Mutex::new(None),
+            name: Mutex::new(OsString::new()),
+            logged: Mutex::new(HashSet::new()),
+            lookups: AtomicU64::new(0),
+            holds: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn backing(&self) -> Arc<Backing> {
+        Arc::clone(&read(&self.backing))
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn require_dir(&self) -> Result<()> {
+        if self.kind == Kind::Dir {
+            Ok(())
+        } else {
+            Err(FsError::NotADirectory)
+        }
+    }
+
+    /// Says once for each damaged block that it is damaged; `None` stands for the whole file.
+    pub(super) fn log_damage(&self, block: Option<u64>, error: &FsError) {
+        if lock(&self.logged).insert(block.unwrap_or(u64::MAX)) {
+            let name = lock(&self.name).clone();
+            match block {
+                Some(block) => log::error!(
+                    "{} (inode {}), block {block}: {error}",
+                    name.display(),
+                    self.ino
+                ),
+                None => log::error!("{} (inode {}): {error}", name.display(), self.ino),
+            }
+        }
+    }
+
+    /// Keeps a failure of the background for the next caller.
+    pub(super) fn fail_later(&self, error: &FsError) {
+        lock(&self.failed).get_or_insert_with(|| error.clone().deferred());
+    }
+
+    /// A failure that nobody was told of; it is told once.
+    pub(super) fn take_failure(&self) -> Result<()> {
+        lock(&self.failed).take().map_or(Ok(()), Err)
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    by_id: HashMap<NodeId, Arc<Node>>,
+    by_key: HashMap<InodeKey, Arc<Node>>,
+    shown: HashSet<u64>,
+    last: u64,
+}
+
+/// All nodes.
+pub(super) struct Nodes {
+    tables: RwLock<Tables>,
+}
+
+impl Nodes {
+    pub(super) fn new(root: Backing) -> Nodes {
+        let nodes = Nodes {
+            tables: RwLock::new(Tables::default()),
+        };
+        nodes.intern(root, Kind::Dir);
+        nodes
+    }
+
+    pub(super) fn get(&self, id: NodeId) -> Result<Arc<Node>> {
+        read(&self.tables)
+            .by_id
+            .get(&id)
+            .cloned()
+            .ok_or(FsError::Stale)
+    }
+
+    /// The node and a hold on it, taken together so that it can not be dropped in between.
+    pub(super) fn hold(&self, id: NodeId) -> Result<Arc<Node>> {
+        let tables = read(&self.tables);
+        let node = tables.by_id.get(&id).ok_or(FsError::Stale)?;
+        node.holds.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::clone(node))
+    }
+
+    /// Takes a hold back; whether it was the last.
+    pub(super) fn unhold(&self, node: &Node) -> bool {
+        node.holds.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// The node of a backing inode, if it has one; counts a lookup.
+    pub(super) fn find(&self, key: InodeKey) -> Option<Arc<Node>> {
+        let tables = read(&self.tables);
+        let node = tables.by_key.get(&key)?;
+        node.lookups.fetch_add(1, Ordering::SeqCst);
+        Some(Arc::clone(node))
+    }
+
+    /// The node of a backing inode, if it has one; counts nothing.
+    pub(super) fn peek(&self, key: InodeKey) -> Option<Arc<Node>> {
+        read(&self.tables).by_key.get(&key).cloned()
+    }
+
+    /// The node of an open backing inode, made if it has none; counts a lookup.
+    pub(super) fn intern(&self, backing: Backing, kind: Kind) -> Arc<Node> {
+        let tables = &mut *write(&self.tables);
+        let node = match tables.by_key.get(&backing.key) {
+            Some(node) => Arc::clone(node),
+            None => {
+                tables.last += 1;
+                let (id, key) = (NodeId(tables.last), backing.key);
+                // The inode number of a replaced inode may be in use again by another.
+                let mut ino = key.ino;
+                while !tables.shown.insert(ino) {
+                    ino = (1 << 63)
+                        | key
+                            .ino
+                            .wrapping_add(tables.shown.len() as u64)
+                            .rotate_left(17);
+                }
+                let node = Arc::new(Node::new(id, ino, kind, backing));
+                tables.by_id.insert(id, Arc::clone(&node));
+                tables.by_key.insert(key, Arc::clone(&node));
+                node
+            }
+        };
+        node.lookups.fetch_add(1, Ordering::SeqCst);
+        node
+    }
+
+    /// Takes back `n` lookups.
+    pub(super) fn forget(&self, id: NodeId, n: u64) {
+        let tables = &mut *write(&self.tables);
+        let Some(node) = tables.by_id.get(&id).cloned() else {
+            return;
+        };
+        let before = node.lookups.load(Ordering::SeqCst);
+        node.lookups
+            .store(before.saturating_sub(n), Ordering::SeqCst);
+        tables.reap(&node);
+    }
+
+    /// Drops the node if nobody needs it.
+    pub(super) fn reap(&self, node: &Node) {
+        write(&self.tables).reap(node);
+    }
+
+    /// Gives the node another backing inode, which no other node has.
+    pub(super) fn rebase(&self, node: &Arc<Node>, backing: Backing) {
+        let tables = &mut *write(&self.tables);
+        let key = backing.key;
+        let old = std::mem::replace(&mut *write(&node.backing), Arc::new(backing));
+        tables.by_key.remove(&old.key);
+        if tables.by_id.contains_key(&node.id) {
+            tables.by_key.insert(key, Arc::clone(node));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        read(&self.tables).by_id.len()
+    }
+}
+
+impl Tables {
+    fn reap(&mut self, node: &Node) {
+        let needed = node.id == NodeId::ROOT
+            || node.lookups.load(Ordering::SeqCst) > 0
+            || node.is_held()
+            || node.dirty.load(Ordering::SeqCst);
+        if needed || self.by_id.remove(&node.id).is_none() {
+            return;
+        }
+        let key = read(&node.backing).key;
+        self.by_key.remove(&key);
+        self.shown.remove(&node.ino);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::names;
+    use std::os::fd::AsFd;
+
+    fn backing(dir: &std::fs::File, name: &str) -> Backing {
+        Backing::open(dir.as_fd(), name.as_ref(), names::Kind::Other)
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn node_lives_until_it_is_forgotten_and_released() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), "").unwrap();
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        let nodes = Nodes::new(backing(&dir, "."));
+        let node = nodes.intern(backing(&dir, "a"), Kind::File);
+        assert_eq!(nodes.intern(backing(&dir, "a"), Kind::File).id, node.id);
+        nodes.hold(node.id).unwrap();
+        nodes.forget(node.id, 2);
+        assert!(nodes.get(node.id).is_ok());
+        assert!(nodes.unhold(&node));
+        nodes.reap(&node);
+        assert!(matches!(nodes.get(node.id), Err(FsError::Stale)));
+        assert_ne!(nodes.intern(backing(&dir, "a"), Kind::File).id, node.id);
+        nodes.forget(NodeId::ROOT, 10);
+        assert!(nodes.get(NodeId::ROOT).is_ok());
+    }
+
+    #[test]
+    fn inode_number_survives_a_swap_and_is_not_shown_twice() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(temp.path().join(name), "").unwrap();
+        }
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        let nodes = Nodes::new(backing(&dir, "."));
+        let node = nodes.intern(backing(&dir, "a"), Kind::File);
+        let key = backing(&dir, "a").key;
+        nodes.rebase(&node, backing(&dir, "b"));
+        assert_eq!(nodes.find(backing(&dir, "b").key).unwrap().id, node.id);
+        assert_eq!(node.ino, key.ino);
+        let other = nodes.intern(backing(&dir, "a"), Kind::File);
+        assert_ne!((other.id, other.ino), (node.id, node.ino));
+    }
+}

@@ -1,0 +1,210 @@
+//! Reading: which blocks a range touches, and their bytes from memory, the cache or the segment.
+//!
+//! Blocks are decoded without the file's lock. If a commit gives the payload back meanwhile, because the block was
+//! overwritten, the read is planned anew. A damaged block fails only reads that touch it.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::cache::{Block, Key, next_instance};
+use super::content::{Content, Piece};
+use super::errno::{FsError, Result};
+use super::handles::Fh;
+use super::nodes::Node;
+use super::sync::{read, write};
+use super::{Fs, content};
+use crate::segment::{BlockEntry, Storage};
+use crate::store::{Access, decode_stored};
+
+/// Reads that are planned anew before the file is held still.
+const RETRIES: u32 = 4;
+
+/// The longest single read.
+const MAX_READ: usize = 16 << 20;
+
+/// A stored block that could not be read.
+pub(super) struct Unreadable {
+    block: u64,
+    entry: BlockEntry,
+    error: FsError,
+}
+
+/// Whether decoded blocks are kept for other readers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caching {
+    Keep,
+    /// For those who read everything once.
+    Bypass,
+}
+
+/// Where the stored blocks of a plan come from.
+pub(super) struct Source {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) instance: u64,
+}
+
+impl Fs {
+    /// Up to `len` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `EIO` if a block of the range is damaged; `EBADF` if the file is not open for reading.
+    pub fn read(&self, fh: Fh, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let file = self.handles.readable(fh)?;
+        self.read_node(&file.node, offset, len.min(MAX_READ), Caching::Keep)
+    }
+
+    pub(super) fn read_node(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        len: usize,
+        caching: Caching,
+    ) -> Result<Vec<u8>> {
+        for attempt in 0.. {
+            self.load(node, false)?;
+            let content = read(&node.content);
+            let (pieces, source) = match &*content {
+                Content::Closed => continue,
+                Content::Plain(plain) => return read_plain(&plain.file, offset, len),
+                Content::Segment(open) => match open.plan(offset, len) {
+                    Ok(pieces) => (pieces, source(node, open)),
+                    Err(error) => {
+                        drop(content);
+                        if attempt == 0 && self.reload_if_shared(node, &error)? {
+                            continue;
+                        }
+                        node.log_damage(None, &error);
+                        return Err(error);
+                    }
+                },
+            };
+            let held = (attempt >= RETRIES).then_some(content);
+            let failed = match self.assemble(&pieces, &source, len, caching) {
+                Ok(bytes) => return Ok(bytes),
+                Err(failed) => failed,
+            };
+            if held.is_none() && self.changed_since(node, &failed) {
+                continue;
+            }
+            drop(held);
+            if attempt == 0 && self.reload_if_shared(node, &failed.error)? {
+                continue;
+            }
+            node.log_damage(Some(failed.block), &failed.error);
+            return Err(failed.error);
+        }
+        Err(FsError::Internal)
+    }
+
+    fn assemble(
+        &self,
+        pieces: &[Piece],
+        source: &Source,
+        len: usize,
+        caching: Caching,
+    ) -> std::result::Result<Vec<u8>, Unreadable> {
+        let mut out = Vec::with_capacity(len.min(pieces.len().saturating_mul(1 << 20)));
+        for piece in pieces {
+            let start_of = out.len();
+            match piece {
+                Piece::Zeros(len) => out.resize(start_of + len, 0),
+                Piece::Memory { data, start, len } => {
+                    let from = data.get(*start..).unwrap_or_default();
+                    out.extend_from_slice(from.get(..*len).unwrap_or(from));
+                    out.resize(start_of + len, 0);
+                }
+                Piece::Stored {
+                    block,
+                    entry,
+                    start,
+                    len,
+                } => {
+                    let decoded =
+                        self.decoded(source, *block, entry, caching)
+                            .map_err(|error| Unreadable {
+                                block: *block,
+                                entry: *entry,
+                                error,
+                            })?;
+                    let from = content::visible(entry, &decoded)
+                        .get(*start..)
+                        .unwrap_or_default();
+                    out.extend_from_slice(from.get(..*len).unwrap_or(from));
+                    out.resize(start_of + len, 0);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The decoded bytes of a stored block, from the cache if it has them.
+    pub(super) fn decoded(
+        &self,
+        source: &Source,
+        block: u64,
+        entry: &BlockEntry,
+        caching: Caching,
+    ) -> Result<Block> {
+        let key = Key {
+            instance: source.instance,
+            offset: entry.offset,
+        };
+        let decode = || {
+            Ok(decode_stored(
+                &*source.storage,
+                block,
+                entry,
+                self.archive.models(),
+            )?)
+        };
+        match caching {
+            Caching::Keep => self.cache.get_or_decode(key, decode),
+            Caching::Bypass => self
+                .cache
+                .get(key)
+                .map_or_else(|| decode().map(Arc::new), Ok),
+        }
+    }
+
+    fn changed_since(&self, node: &Node, failed: &Unreadable) -> bool {
+        match &*read(&node.content) {
+            Content::Segment(open) => open.current_entry(failed.block) != Some(failed.entry),
+            _ => true,
+        }
+    }
+
+    /// Opens the segment anew if another process may have changed it and that may explain the error.
+    fn reload_if_shared(&self, node: &Arc<Node>, error: &FsError) -> Result<bool> {
+        if self.archive.access() == Access::Write || !error.is_damage() {
+            return Ok(false);
+        }
+        *write(&node.content) = Content::Closed;
+        node.instance.store(next_instance(), Ordering::SeqCst);
+        self.load(node, false)?;
+        Ok(true)
+    }
+}
+
+/// Where the stored blocks of an open segment come from.
+pub(super) fn source(node: &Node, open: &content::Segmented) -> Source {
+    Source {
+        storage: Arc::clone(open.segment.storage()),
+        instance: node.instance.load(Ordering::SeqCst),
+    }
+}
+
+fn read_plain(file: &std::fs::File, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut buf = vec![0; len];
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match FileExt::read_at(file, rest, offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    buf.truncate(done);
+    Ok(buf)
+}

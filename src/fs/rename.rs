@@ -1,0 +1,185 @@
+//! Renaming, atomic for every pair of segment and plain file.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{self as sys, AtFlags};
+
+use super::Fs;
+use super::attr::Kind;
+use super::backing::InodeKey;
+use super::errno::{FsError, Result};
+use super::namespace::{Found, backing_name, remove_twin};
+use super::nodes::{Node, NodeId};
+use super::sync::{lock, write};
+use crate::store::names;
+
+/// What a rename does if the new name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RenameFlags {
+    /// Replace it.
+    #[default]
+    Replace,
+    /// Fail.
+    NoReplace,
+    /// Exchange the two.
+    Exchange,
+}
+
+/// One end of a rename.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) dir: &'a Arc<Node>,
+    pub(super) name: &'a OsStr,
+}
+
+impl Fs {
+    /// Renames an entry.
+    ///
+    /// Where a plain file replaces a segment, or is exchanged with one, one of them is converted first.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EEXIST`, `EISDIR`, `ENOTDIR`, `EINVAL` for exchanging a segment that has several names with
+    /// something that can not become one, what the backing file system answers.
+    pub fn rename(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        new_parent: NodeId,
+        new_name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let _names = self.changing()?;
+        let (from_dir, to_dir) = (self.node(parent)?, self.node(new_parent)?);
+        from_dir.require_dir()?;
+        to_dir.require_dir()?;
+        let (low, high) = if from_dir.id <= to_dir.id {
+            (&from_dir, &to_dir)
+        } else {
+            (&to_dir, &from_dir)
+        };
+        let _low = write(&low.entries);
+        let _high = (low.id != high.id).then(|| write(&high.entries));
+        let (from, to) = (
+            End {
+                dir: &from_dir,
+                name,
+            },
+            End {
+                dir: &to_dir,
+                name: new_name,
+            },
+        );
+        let source = self.find(from.dir, name)?.ok_or(FsError::NotFound)?;
+        let target = self.find(to.dir, new_name)?;
+        match (flags, target) {
+            (RenameFlags::Exchange, Some(target)) => self.exchange(from, &source, to, &target)?,
+            (RenameFlags::Exchange, None) => return Err(FsError::NotFound),
+            (RenameFlags::NoReplace, Some(_)) => return Err(FsError::Exists),
+            (_, None) if new_name.len() > names::NAME_MAX => return Err(FsError::NameTooLong),
+            (_, None) => self.move_to(from, &source, to, &backing_name(new_name, source.form))?,
+            (RenameFlags::Replace, Some(target)) => self.replace(from, &source, to, &target)?,
+        }
+        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form)) {
+            *lock(&node.name) = new_name.to_os_string();
+            *lock(&node.new_in) = Some(Arc::clone(&to_dir));
+        }
+        Ok(())
+    }
+
+    fn move_to(&self, from: End<'_>, source: &Found, to: End<'_>, new: &OsStr) -> Result<()> {
+        let (from_fd, to_fd) = (from.dir.backing(), to.dir.backing());
+        if source.is_segment() {
+            remove_twin(from_fd.as_fd(), from.name)?;
+        }
+        Ok(sys::renameat(
+            &*from_fd,
+            &source.backing_name,
+            &*to_fd,
+            new,
+        )?)
+    }
+
+    fn replace(&self, from: End<'_>, source: &Found, to: End<'_>, target: &Found) -> Result<()> {
+        if (source.stat.st_dev, source.stat.st_ino) == (target.stat.st_dev, target.stat.st_ino) {
+            return Ok(());
+        }
+        match (source.kind() == Kind::Dir, target.kind() == Kind::Dir) {
+            (true, false) => return Err(FsError::NotADirectory),
+            (false, true) => return Err(FsError::IsADirectory),
+            _ => {}
+        }
+        // What was safe under the new name must not be lost to content that is only in memory.
+        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form))
+            && node.dirty.load(std::sync::atomic::Ordering::SeqCst)
+        {
+            self.commit(&node, false)?;
+        }
+        match (source.is_segment(), target.is_segment()) {
+            (true, true) => {
+                remove_twin(to.dir.backing().as_fd(), to.name)?;
+                self.move_to(from, source, to, &target.backing_name)
+            }
+            (true, false) => {
+                self.move_to(from, source, to, &names::segment_name(to.name))?;
+                // Until it is gone, and for ever if it stays, the segment wins over it.
+                Ok(sys::unlinkat(
+                    &*to.dir.backing(),
+                    &target.backing_name,
+                    AtFlags::empty(),
+                )?)
+            }
+            (false, false) => self.move_to(from, source, to, &target.backing_name),
+            (false, true) => {
+                if source.kind() == Kind::File && source.stat.st_nlink == 1 {
+                    let source = self.convert(from, source, names::Kind::Segment)?;
+                    return self.move_to(from, &source, to, &target.backing_name);
+                }
+                let target = self.convert(to, target, names::Kind::Other)?;
+                self.move_to(from, source, to, &target.backing_name)
+            }
+        }
+    }
+
+    fn exchange(&self, from: End<'_>, source: &Found, to: End<'_>, target: &Found) -> Result<()> {
+        let swap = |a: &OsStr, b: &OsStr| {
+            let (from_fd, to_fd) = (from.dir.backing(), to.dir.backing());
+            sys::renameat_with(&*from_fd, a, &*to_fd, b, sys::RenameFlags::EXCHANGE)
+                .map_err(FsError::from)
+        };
+        for (end, found) in [(from, source), (to, target)] {
+            if found.is_segment() {
+                remove_twin(end.dir.backing().as_fd(), end.name)?;
+            }
+        }
+        if source.is_segment() == target.is_segment() {
+            return swap(&source.backing_name, &target.backing_name);
+        }
+        let (plain_end, plain, segment_end, segment) = if source.is_segment() {
+            (to, target, from, source)
+        } else {
+            (from, source, to, target)
+        };
+        let (plain, segment) = if plain.kind() == Kind::File && plain.stat.st_nlink == 1 {
+            (
+                self.convert(plain_end, plain, names::Kind::Segment)?
+                    .backing_name,
+                segment.backing_name.clone(),
+            )
+        } else if segment.stat.st_nlink == 1 {
+            (
+                plain.backing_name.clone(),
+                self.convert(segment_end, segment, names::Kind::Other)?
+                    .backing_name,
+            )
+        } else {
+            return Err(FsError::Invalid);
+        };
+        if source.is_segment() {
+            swap(&segment, &plain)
+        } else {
+            swap(&plain, &segment)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Changing attributes.
+
+use super::Fs;
+use super::attr::{self, Attr, SetAttr, SetTime};
+use super::content::Content;
+use super::errno::Result;
+use super::handles::Fh;
+use super::nodes::NodeId;
+use super::sync::write;
+
+impl Fs {
+    /// Changes attributes and answers what they are then. A handle must be open for writing to change the size.
+    ///
+    /// # Errors
+    /// `EROFS`, `EISDIR` or `EINVAL` for the size of what is no file, `EBADF`, what the backing file system answers.
+    pub fn setattr(&self, id: NodeId, fh: Option<Fh>, set: SetAttr) -> Result<Attr> {
+        let _names = self.changing()?;
+        if let (Some(fh), Some(_)) = (fh, set.size) {
+            self.handles.writable(fh)?;
+        }
+        let hold = self.hold(id)?;
+        let node = &hold.node;
+        let backing = node.backing();
+        if set.uid.is_some() || set.gid.is_some() {
+            backing.set_owner(set.uid, set.gid)?;
+        }
+        // After the owner, because a new owner takes the set-uid bits away.
+        if let Some(mode) = set.mode {
+            backing.set_mode(mode)?;
+        }
+        if let Some(size) = set.size {
+            self.truncate(node, size)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let mut content = write(&node.content);
+            backing.set_times(set.atime, set.mtime)?;
+            if let Content::Segment(open) = &mut *content
+                && open.mtime.is_some()
+            {
+                match set.mtime {
+                    // Storing what is dirty must not change it again.
+                    Some(SetTime::At(time)) => open.mtime = Some(time),
+                    Some(SetTime::Now) => open.mtime = Some(attr::times(&backing.stat()?)[1]),
+                    None => {}
+                }
+            }
+        }
+        self.attr_of(node)
+    }
+}

@@ -1,0 +1,159 @@
+//! Reading attributes: the backing inode's, with the segment's logical size and the times of what is not stored yet.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{self as sys, OFlags, Stat};
+
+use super::Fs;
+use super::attr::{self, Attr, Kind, StatFs, Time};
+use super::backing::Backing;
+use super::content::{Content, Segmented};
+use super::errno::Result;
+use super::handles::Fh;
+use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
+use super::sync::{lock, read};
+use crate::segment::{self, Summary};
+use crate::store::names;
+
+/// What the file system has done and holds, for `status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FsStats {
+    /// Blocks that were in the cache, or being decoded for another reader.
+    pub cache_hits: u64,
+    /// Blocks that were decoded.
+    pub decoded_blocks: u64,
+    /// Bytes in the cache.
+    pub cache_bytes: u64,
+    /// Time spent decoding, added up over threads.
+    pub decode_nanos: u64,
+    /// Written bytes that are only in memory.
+    pub dirty_bytes: u64,
+    /// Files with something to commit.
+    pub dirty_files: u64,
+    /// Blocks stored since the start.
+    pub stored_blocks: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Nodes in memory.
+    pub nodes: u64,
+    /// Open files and directories.
+    pub handles: u64,
+}
+
+impl Fs {
+    /// Attributes of a node. The handle makes no difference, since all handles share the node.
+    ///
+    /// # Errors
+    /// `ESTALE` for an unknown node.
+    pub fn getattr(&self, id: NodeId, _fh: Option<Fh>) -> Result<Attr> {
+        let node = self.node(id)?;
+        self.refresh(&node)?;
+        self.attr_of(&node)
+    }
+
+    /// Sizes of the backing file system; names can be `names::NAME_MAX` bytes long.
+    ///
+    /// # Errors
+    /// What the backing file system answers.
+    pub fn statfs(&self) -> Result<StatFs> {
+        let stat = sys::fstatvfs(self.archive.root_fd())?;
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(StatFs {
+            bsize: narrow(stat.f_bsize),
+            frsize: narrow(stat.f_frsize),
+            blocks: stat.f_blocks,
+            bfree: stat.f_bfree,
+            bavail: stat.f_bavail,
+            files: stat.f_files,
+            ffree: stat.f_ffree,
+            namelen: names::NAME_MAX as u32,
+        })
+    }
+
+    /// Figures for `status`.
+    #[must_use]
+    pub fn stats(&self) -> FsStats {
+        let cache = self.cache.stats();
+        FsStats {
+            cache_hits: cache.hits,
+            decoded_blocks: cache.misses,
+            cache_bytes: cache.bytes,
+            decode_nanos: cache.decode_nanos,
+            dirty_bytes: self.writeback.bytes.load(Ordering::Relaxed),
+            dirty_files: lock(&self.writeback.dirty).len() as u64,
+            stored_blocks: self.writeback.stored.load(Ordering::Relaxed),
+            commits: self.writeback.commits.load(Ordering::Relaxed),
+            nodes: self.nodes.len() as u64,
+            handles: self.handles.len() as u64,
+        }
+    }
+
+    pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
+        let backing = node.backing();
+        let stat = backing.stat()?;
+        let mut attr = attr::from_stat(&stat, node.ino);
+        attr.ctime = shown_ctime(node, attr.ctime);
+        if node.kind != Kind::File || !backing.is_segment() {
+            return Ok(attr);
+        }
+        attr.blksize = self.options.block_size;
+        if let Content::Segment(open) = &*read(&node.content) {
+            attr.size = open.size();
+            attr.blocks += open.dirty_bytes().div_ceil(512);
+            attr.mtime = open.mtime.unwrap_or(attr.mtime);
+            attr.ctime = attr.ctime.max(open.changed.unwrap_or(attr.ctime));
+            attr.blksize = open.segment.block_size();
+            return Ok(attr);
+        }
+        let summary = self.peek(node, &backing, &stat);
+        attr.size = summary.map_or(0, |s| s.logical_size);
+        attr.blksize = summary.map_or(attr.blksize, |s| s.block_size);
+        Ok(attr)
+    }
+
+    /// The figures of a segment that is not open; `None` if it is damaged or can not be read, which the log says.
+    fn peek(&self, node: &Node, backing: &Backing, stat: &Stat) -> Option<Summary> {
+        let stamp = stamp(stat);
+        let mut peeked = lock(&node.peeked);
+        if let Some(known) = peeked.filter(|known| known.stamp == stamp) {
+            return known.summary;
+        }
+        let summary = if stat.st_size == 0 {
+            None
+        } else {
+            let found = backing
+                .reopen(OFlags::RDONLY)
+                .and_then(|file| Ok(segment::peek(&file)?));
+            found.inspect_err(|error| node.log_damage(None, error)).ok()
+        };
+        *peeked = Some(Peeked { stamp, summary });
+        summary
+    }
+}
+
+pub(super) fn stamp(stat: &Stat) -> Stamp {
+    let [_, mtime, ctime] = attr::times(stat);
+    (ctime, mtime, stat.st_size)
+}
+
+/// The time of attribute change to show where the backing inode's is `backing`.
+pub(super) fn shown_ctime(node: &Node, backing: Time) -> Time {
+    lock(&node.ctime)
+        .filter(|pin| pin.backing == backing)
+        .map_or(backing, |pin| pin.shown)
+}
+
+/// The time of attribute change that an open segment shows.
+pub(super) fn ctime_of(node: &Node, open: &Segmented) -> Result<Time> {
+    let [_, _, ctime] = attr::times(&node.backing().stat()?);
+    let shown = shown_ctime(node, ctime);
+    Ok(open.changed.map_or(shown, |changed| changed.max(shown)))
+}
+
+/// Shows `shown` for the backing inode's present time of attribute change, which is our own doing.
+pub(super) fn pin_ctime(node: &Node, shown: Time) -> Result<()> {
+    let [_, _, backing] = attr::times(&node.backing().stat()?);
+    *lock(&node.ctime) = Some(CtimePin { backing, shown });
+    Ok(())
+}
