@@ -3,6 +3,8 @@
 mod api;
 mod crash;
 mod damage;
+mod document;
 mod faulty;
+mod golden;
 mod model;
 mod support;
