@@ -6,8 +6,9 @@
 //! 4. the caller syncs;
 //! 5. `committed` clears the slot before it and gives dead ranges back to the file system.
 //!
-//! The caller may release the segment while it syncs: changes made meanwhile belong to the next commit. Case analysis of
-//! every step: docs/FORMAT.md, "Commit".
+//! The caller may release the segment while it syncs: changes made meanwhile belong to the next commit. But it runs one
+//! commit at a time: a `prepare_commit` before the last one's `committed` takes that one for failed. Case analysis of every
+//! step: docs/FORMAT.md, "Commit".
 
 use std::collections::BTreeMap;
 use std::ops::Range;

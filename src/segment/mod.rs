@@ -5,7 +5,7 @@
 //!   that was committed before is lost. This assumes that storage writes a 512-byte sector whole or not at all.
 //! - Damage is an error that names the place, never wrong bytes, a panic, or an allocation sized by an unchecked number.
 //! - Payloads are opaque: encoding and decoding them is the caller's, as is the choice of the codec.
-//! - A sealed segment of one block costs less than 100 bytes beyond its payload; opening any segment takes two reads.
+//! - A sealed segment of one block costs less than 100 bytes beyond its payload; opening any segment takes two or three reads.
 //!
 //! A *live* segment takes appends. A *sealed* one is written once, by [`SealedWriter`], and becomes live in place by
 //! [`Segment::make_live`]. A file of length zero is an empty live segment. Bytes on disk: docs/FORMAT.md.

@@ -21,7 +21,7 @@ use super::writer::Unsynced;
 use super::{DEFAULT_BLOCK, MAX_BLOCK, valid_block_size};
 
 /// Index pages kept in memory for one segment, beside those with changes.
-const CACHED_PAGES: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+const CACHED_PAGES: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// An open segment.
 ///
