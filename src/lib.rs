@@ -6,6 +6,8 @@ pub mod cli;
 pub mod codec;
 pub mod engine;
 pub mod fs;
+pub mod mount;
+pub mod pack;
 pub mod profiles;
 pub mod segment;
 pub mod store;

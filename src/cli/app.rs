@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{CliError, Outcome, warn};
+use super::{CliError, Outcome, mount, pack, umount, unpack, warn};
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
 #[derive(Debug, Parser)]
@@ -24,13 +24,26 @@ struct VortexFs {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Pack(pack::Args),
+    Unpack(unpack::Args),
+}
 
 /// The program `vortex-fs`.
 pub fn vortex_fs() -> ExitCode {
     program::<VortexFs>(|cli| {
-        log_to_stderr(cli.verbose);
-        match cli.command {}
+        // A daemon has a log of its own.
+        if !crate::mount::in_background() {
+            log_to_stderr(cli.verbose);
+        }
+        match cli.command {
+            Command::Mount(args) => mount::run(args),
+            Command::Umount(args) => umount::run(args),
+            Command::Pack(args) => pack::run(args),
+            Command::Unpack(args) => unpack::run(args),
+        }
     })
 }
 

@@ -17,10 +17,15 @@
 
 mod app;
 mod error;
+mod mount;
+mod pack;
 mod progress;
+mod repack;
 mod report;
 mod signals;
 mod size;
+mod umount;
+mod unpack;
 
 pub use app::vortex_fs;
 pub use error::{CliError, Outcome};

@@ -16,7 +16,7 @@ use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
 use crate::segment::Summary;
 
-/// Names a node while it lives. The root directory is [`NodeId::ROOT`].
+/// Names a node while it lives: its inode number, except for the root directory, which is [`NodeId::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -147,7 +147,6 @@ struct Tables {
     by_id: HashMap<NodeId, Arc<Node>>,
     by_key: HashMap<InodeKey, Arc<Node>>,
     shown: HashSet<u64>,
-    last: u64,
 }
 
 /// All nodes.
@@ -204,17 +203,18 @@ impl Nodes {
         let node = match tables.by_key.get(&backing.key) {
             Some(node) => Arc::clone(node),
             None => {
-                tables.last += 1;
-                let (id, key) = (NodeId(tables.last), backing.key);
-                // The inode number of a replaced inode may be in use again by another.
+                let key = backing.key;
+                // The inode number of a replaced inode may be in use again by another, and the root has a fixed id.
+                let is_root = tables.by_id.is_empty();
                 let mut ino = key.ino;
-                while !tables.shown.insert(ino) {
+                while !(tables.shown.insert(ino) && (is_root || ino != NodeId::ROOT.0)) {
                     ino = (1 << 63)
                         | key
                             .ino
                             .wrapping_add(tables.shown.len() as u64)
                             .rotate_left(17);
                 }
+                let id = if is_root { NodeId::ROOT } else { NodeId(ino) };
                 let node = Arc::new(Node::new(id, ino, kind, backing));
                 tables.by_id.insert(id, Arc::clone(&node));
                 tables.by_key.insert(key, Arc::clone(&node));
@@ -299,7 +299,6 @@ mod tests {
         assert!(nodes.unhold(&node));
         nodes.reap(&node);
         assert!(matches!(nodes.get(node.id), Err(FsError::Stale)));
-        assert_ne!(nodes.intern(backing(&dir, "a"), Kind::File).id, node.id);
         nodes.forget(NodeId::ROOT, 10);
         assert!(nodes.get(NodeId::ROOT).is_ok());
     }

@@ -20,8 +20,8 @@ use super::rename::End;
 use super::swap::Outcome;
 use super::sync::{lock, read, write};
 use super::writeback::in_parallel;
-use crate::codec::Encoded;
-use crate::segment::BlockEntry;
+use crate::codec::{Encoded, ModelId};
+use crate::segment::{BlockEntry, Summary};
 use crate::store::{BlockSource, StoreError, TempFile, decode_stored, names};
 
 /// Blocks that are re-encoded in place at a time.
@@ -74,6 +74,24 @@ impl Snapshot<'_> {
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.hold.node.version.load(Ordering::SeqCst) != self.version
+    }
+
+    /// Form, block size and exact bytes of the segment as it is now; none for a plain file.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        match &*read(&self.hold.node.content) {
+            Content::Segment(open) => Some(open.segment.summary()),
+            _ => None,
+        }
+    }
+
+    /// Every model that a block of the segment names; also some that blocks named earlier.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelId> {
+        match &*read(&self.hold.node.content) {
+            Content::Segment(open) => open.segment.models().to_vec(),
+            _ => Vec::new(),
+        }
     }
 
     /// Number of stored blocks by codec: raw, zstd, neural. All zero for a plain file.

@@ -1,0 +1,132 @@
+//! `vortex-fs mount`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{CliError, Outcome, parse_size, warn};
+use crate::mount::{self, MountError, MountSettings, Options};
+
+/// Shows an archive as an ordinary directory tree
+///
+/// Returns when the mount is usable; a daemon serves it until `vortex-fs umount`. A plain directory becomes an archive: its
+/// files are shown as they are, and what is written is compressed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vortex-fs mount /data/archive /mnt/telemetry
+  vortex-fs mount --read-only /data/archive /mnt/look
+  vortex-fs mount --pack idle --allow-other /data/archive /srv/telemetry")]
+pub(crate) struct Args {
+    /// Directory that holds the archive
+    backing: PathBuf,
+    /// Directory to show it at
+    mountpoint: PathBuf,
+    /// Stay in the foreground, log to standard error, unmount on Ctrl-C
+    #[arg(short, long)]
+    foreground: bool,
+    /// Allow no changes; any number of these work beside one writable mount
+    #[arg(short, long)]
+    read_only: bool,
+    /// Let other users in, as the modes of the files permit
+    #[arg(long)]
+    allow_other: bool,
+    /// Memory for decoded blocks
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    cache_size: u64,
+    /// Block size of new files, a power of two from 16K to 1M: smaller reads faster at random, larger stores smaller
+    #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
+    block_size: u32,
+    /// Profile that packing uses: a name or a model file
+    #[arg(long, value_name = "NAME|FILE", default_value = "fast")]
+    profile: String,
+    /// Pack files in the background when nobody has written them for a while
+    #[arg(long, value_enum, default_value_t = Pack::Off)]
+    pack: Pack,
+    /// How long a file must have been left alone for `--pack idle`, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pack_after: u64,
+    /// Mount options, separated by commas: ro, allow_other, fsname=NAME, noexec, noatime, ...
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pack {
+    /// Only when told to
+    Off,
+    /// Files that nobody has written for a while
+    Idle,
+}
+
+pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
+    let mut options = Options::parse(&args.options).map_err(|e| CliError::failed(e.to_string()))?;
+    options.read_only |= args.read_only;
+    options.allow_other |= args.allow_other;
+    let backing = mount::check_backing(&args.backing)?;
+    let mountpoint = mount::check_mountpoint(&args.mountpoint, &backing)?;
+    if !args.foreground && !mount::in_background() {
+        if mount::hides_entries(&mountpoint) {
+            warn(format_args!(
+                "{}: not empty; what is in it is hidden until the archive is unmounted",
+                args.mountpoint.display()
+            ));
+        }
+        let code = mount::launch()
+            .map_err(|e| CliError::failed(format!("cannot start the daemon: {e}")))?;
+        // What went wrong was told by the daemon itself.
+        return Ok(if code == 0 {
+            Outcome::Good
+        } else {
+            Outcome::Failed
+        });
+    }
+    let profile = match args.profile.contains('/') {
+        true => std::path::absolute(&args.profile)
+            .map_err(|e| CliError::io(&args.profile, &e))?
+            .display()
+            .to_string(),
+        false => args.profile,
+    };
+    mount::serve(&MountSettings {
+        backing,
+        mountpoint,
+        options,
+        cache_bytes: args.cache_size,
+        block_size: args.block_size,
+        profile,
+        pack_after: (args.pack == Pack::Idle).then(|| Duration::from_secs(args.pack_after)),
+    })?;
+    Ok(Outcome::Good)
+}
+
+/// Reads a block size: a power of two that a segment can have.
+pub(super) fn parse_block_size(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    if size.is_power_of_two() && (16 << 10..=1 << 20).contains(&size) {
+        return u32::try_from(size).map_err(|e| e.to_string());
+    }
+    Err(format!(
+        "`{text}` is no block size: 16K, 32K, 64K, 128K, 256K, 512K or 1M"
+    ))
+}
+
+impl From<MountError> for CliError {
+    fn from(error: MountError) -> CliError {
+        CliError::failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_sizes_are_powers_of_two_in_range() {
+        assert_eq!(parse_block_size("64K"), Ok(65536));
+        assert_eq!(parse_block_size("1M"), Ok(1 << 20));
+        for text in ["0", "8K", "2M", "65000", "x"] {
+            assert!(parse_block_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The daemon's log, `.vortex/log`: bounded, because nobody looks after it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A log is put aside as `log.1` when it grows beyond this, so both take at most twice as much.
+const LIMIT: u64 = 1 << 20;
+
+/// A file that is appended to and put aside when it is long.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl LogFile {
+    /// Opens or makes the log at `path`.
+    pub(super) fn open(path: &Path) -> io::Result<LogFile> {
+        let mut log = LogFile {
+            path: path.to_path_buf(),
+            file: open(path)?,
+            len: 0,
+        };
+        log.len = log.file.metadata()?.len();
+        log.put_aside_if_long()?;
+        Ok(log)
+    }
+
+    fn put_aside_if_long(&mut self) -> io::Result<()> {
+        if self.len > LIMIT {
+            std::fs::rename(&self.path, self.path.with_extension("1"))?;
+            self.file = open(&self.path)?;
+            self.len = 0;
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(no_links)
+        .open(path)
+}
+
+impl Write for LogFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // A log that cannot be put aside is written on: its messages matter more.
+        let _ = self.put_aside_if_long();
+        let written = self.file.write(buf)?;
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends the log of this process, panics included, to `path`.
+pub(super) fn log_to(path: &Path) -> io::Result<()> {
+    let file = LogFile::open(path)?;
+    let filter = env_logger::Env::default().filter_or("VORTEX_LOG", "info");
+    let made = env_logger::Builder::from_env(filter)
+        .target(env_logger::Target::Pipe(Box::new(file)))
+        .write_style(env_logger::WriteStyle::Never)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            let place = if record.level() <= log::Level::Info {
+                ""
+            } else {
+                record.target()
+            };
+            writeln!(out, "{} {level}: {place}{}", timestamp(), record.args())
+        })
+        .try_init();
+    if made.is_ok() {
+        std::panic::set_hook(Box::new(|info| {
+            log::error!(
+                "internal error in thread {:?}: {info}",
+                std::thread::current().name()
+            );
+        }));
+    }
+    Ok(())
+}
+
+/// Seconds since 1970 as `2026-01-31T12:00:00Z`.
+fn timestamp() -> String {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    show_time(since.as_secs())
+}
+
+/// Days to date after H. Hinnant, "chrono-compatible low-level date algorithms".
+fn show_time(secs: u64) -> String {
+    let (days, rest) = (secs / 86_400, secs % 86_400);
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (
+        doy - (153 * mp + 2) / 5 + 1,
+        if mp < 10 { mp + 3 } else { mp - 9 },
+    );
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_put_aside_once() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path).expect("open");
+        let line = vec![b'x'; 64 << 10];
+        for _ in 0..100 {
+            log.write_all(&line).expect("write");
+        }
+        let len = |p: &Path| std::fs::metadata(p).expect("there").len();
+        assert!(len(&path) <= LIMIT + line.len() as u64);
+        assert!(len(&path.with_extension("1")) <= LIMIT + line.len() as u64);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 2);
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(show_time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(show_time(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(show_time(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+}

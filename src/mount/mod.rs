@@ -1,0 +1,40 @@
+//! The mount: FUSE adapter, daemon, and what the `mount` and `umount` commands need.
+//!
+//! The adapter turns one kernel request into one call of [`crate::fs::Fs`] and its result into one
+//! reply; it decides nothing about files. A panic inside a call answers `EIO` and is logged, it
+//! never takes the daemon down. Nothing outside this module knows fuser.
+//!
+//! The daemon owns the archive for as long as it runs. It is ready when the caller's prompt
+//! returns, and everything is durable when it is gone.
+
+mod adapter;
+mod check;
+mod control;
+mod convert;
+mod daemon;
+mod logfile;
+mod options;
+mod spawn;
+mod table;
+mod umount;
+
+pub use check::{absolute, check_backing, check_mountpoint, hides_entries};
+pub use daemon::{MountSettings, serve};
+pub use options::{OptionError, Options};
+pub use spawn::{DAEMON_ENV, in_background, launch};
+pub use table::{MountEntry, find_mount, vortex_mounts};
+pub use umount::{Unmounted, umount};
+
+/// What the environment refuses: each message is one line and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mountpoint, the backing directory or the system does not allow the mount.
+    #[error("{0}")]
+    Refused(String),
+    /// The archive could not be opened.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The last commit failed: what was written since the previous one may be lost.
+    #[error("{0}")]
+    NotDurable(String),
+}

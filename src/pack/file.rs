@@ -1,0 +1,368 @@
+//! One file: re-encoded or decoded aside, compared, swapped in.
+
+use std::path::Path;
+
+use super::plain::write_plain;
+use super::protocol::{FileOutcome, FileReport, Job, escape};
+use super::walk::Target;
+use super::{Defaults, PackError};
+use crate::codec;
+use crate::fs::{Fs, FsError, Outcome, Snapshot};
+use crate::segment::{Form, Summary};
+use crate::store::{BlockSource, Cancel, Encoding, Profile, SealOptions, StoreError, seal};
+
+/// How often a file that is written meanwhile is tried.
+const ATTEMPTS: usize = 2;
+
+/// What file systems allot at a time, nearly all of them.
+const DISK_BLOCK: u64 = 4096;
+
+/// Hears of bytes dealt with.
+pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// How files are encoded.
+pub(super) struct Encoder {
+    profile: Profile,
+    pub(super) block_size: u32,
+}
+
+impl Encoder {
+    /// From what the job says and, where it says nothing, the defaults.
+    pub(super) fn new(
+        fs: &Fs,
+        job: Option<&Job>,
+        defaults: &Defaults,
+    ) -> Result<Encoder, PackError> {
+        let name = job
+            .and_then(|j| j.profile.as_deref())
+            .unwrap_or(&defaults.profile);
+        Ok(Encoder {
+            profile: fs.archive().models().profile(name)?,
+            block_size: job
+                .and_then(|j| j.block_size)
+                .unwrap_or(defaults.block_size),
+        })
+    }
+
+    /// Whether a segment is what this encoder would make of it.
+    fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
+        let own_models = snapshot.models().iter().all(|&id| id == self.profile.id());
+        if snapshot.links() > 1 {
+            // Re-encoded in place, it keeps its block size and does not become sealed.
+            let [_, zstd, _] = snapshot.blocks()?;
+            return Ok(own_models && zstd == 0);
+        }
+        Ok(own_models && segment.form == Form::Sealed && segment.block_size == self.block_size)
+    }
+}
+
+/// What to do besides: for how many threads, whether for good, until when, and who hears of it.
+#[derive(Clone, Copy)]
+pub(super) struct How<'a> {
+    pub(super) threads: usize,
+    pub(super) dry_run: bool,
+    pub(super) cancel: &'a Cancel,
+    pub(super) tell: Tell<'a>,
+}
+
+/// What became of a file: how it went, its exact bytes now, and why.
+struct Done {
+    outcome: FileOutcome,
+    after: Option<u64>,
+    worked: bool,
+    why: Option<String>,
+}
+
+impl Done {
+    fn new(outcome: FileOutcome) -> Done {
+        Done {
+            outcome,
+            after: None,
+            worked: false,
+            why: None,
+        }
+    }
+
+    fn why(outcome: FileOutcome, why: impl Into<String>) -> Done {
+        Done {
+            why: Some(why.into()),
+            ..Done::new(outcome)
+        }
+    }
+
+    fn worked(outcome: FileOutcome, after: u64) -> Done {
+        Done {
+            after: Some(after),
+            worked: true,
+            ..Done::new(outcome)
+        }
+    }
+}
+
+/// Makes the file small. None if the work was cancelled before it was done.
+pub(super) fn encode_file(
+    fs: &Fs,
+    target: &Target,
+    encoder: &Encoder,
+    how: How<'_>,
+) -> Option<FileReport> {
+    attempts(fs, target, how, |snapshot, how| {
+        encode(fs, snapshot, encoder, how)
+    })
+}
+
+/// Makes the file plain. None if the work was cancelled before it was done.
+pub(super) fn decode_file(fs: &Fs, target: &Target, how: How<'_>) -> Option<FileReport> {
+    attempts(fs, target, how, |snapshot, how| decode(fs, snapshot, how))
+}
+
+/// Tries until nobody writes meanwhile, but not often.
+fn attempts(
+    fs: &Fs,
+    target: &Target,
+    how: How<'_>,
+    work: impl Fn(Snapshot<'_>, How<'_>) -> Result<Option<Done>, FsError>,
+) -> Option<FileReport> {
+    let mut report = FileReport {
+        path: escape(&target.path),
+        logical: target.attr.size,
+        disk_before: target.attr.blocks * 512,
+        disk_after: target.attr.blocks * 512,
+        ..FileReport::default()
+    };
+    for _ in 0..ATTEMPTS {
+        let result = fs.snapshot(&target.path).and_then(|snapshot| {
+            report.logical = snapshot.len();
+            report.before = exact_bytes(&snapshot);
+            work(snapshot, how)
+        });
+        let done = match result {
+            Ok(Some(done)) => done,
+            Ok(None) => continue,
+            Err(_) if how.cancel.is_cancelled() => return None,
+            Err(FsError::NotFound) => Done::why(FileOutcome::Left, "it is gone"),
+            Err(error) if error.is_damage() => Done::why(FileOutcome::Damaged, error.to_string()),
+            Err(error) => Done::why(FileOutcome::Failed, error.to_string()),
+        };
+        report.after = done.after.unwrap_or(report.before);
+        report.outcome = done.outcome;
+        report.why = done.why;
+        if done.worked {
+            report.worked = report.logical;
+            report.disk_after = disk_now(fs, &target.path).unwrap_or(report.disk_before);
+        }
+        return Some(report);
+    }
+    if how.cancel.is_cancelled() {
+        return None;
+    }
+    report.after = report.before;
+    report.outcome = FileOutcome::Skipped;
+    report.why = Some("it is being written; try again later".to_string());
+    Some(report)
+}
+
+/// None if the file was written meanwhile.
+fn encode(
+    fs: &Fs,
+    snapshot: Snapshot<'_>,
+    encoder: &Encoder,
+    how: How<'_>,
+) -> Result<Option<Done>, FsError> {
+    let segment = snapshot.summary();
+    match &segment {
+        Some(segment) if encoder.made(&snapshot, segment)? => {
+            return Ok(Some(Done::new(FileOutcome::Already)));
+        }
+        None if snapshot.links() > 1 => {
+            return Ok(Some(Done::why(
+                FileOutcome::Left,
+                "a plain file with several names stays plain",
+            )));
+        }
+        None if snapshot.len() <= DISK_BLOCK => return Ok(Some(Done::new(FileOutcome::Left))),
+        Some(_) if snapshot.is_empty() => return Ok(Some(Done::new(FileOutcome::Left))),
+        Some(_) if snapshot.links() > 1 => {
+            return encode_in_place(fs, &snapshot, encoder, how).map(Some);
+        }
+        _ => {}
+    }
+    let before = exact_bytes(&snapshot);
+    let plain_disk = plain_bytes(&snapshot).next_multiple_of(DISK_BLOCK);
+    let models = fs.archive().models();
+    let temp = fs.archive().temp_file()?;
+    let stop = Cancel::default();
+    let tell = watch(&snapshot, how, &stop);
+    let options = SealOptions {
+        block_size: encoder.block_size,
+        encoding: Encoding::Packed(encoder.profile.clone()),
+        jobs: how.threads,
+        progress: Some(&tell),
+        cancel: Some(&stop),
+    };
+    let sealed = match seal(&snapshot, &temp, models, &options) {
+        Ok(sealed) => sealed,
+        Err(_) if snapshot.is_changed() && !how.cancel.is_cancelled() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if sealed.stored.next_multiple_of(DISK_BLOCK) >= plain_disk {
+        // No disk block would be saved.
+        return match segment {
+            None => Ok(Some(Done {
+                worked: true,
+                ..Done::new(FileOutcome::Left)
+            })),
+            Some(_) => {
+                drop((tell, temp));
+                decode(
+                    fs,
+                    snapshot,
+                    How {
+                        tell: &|_| (),
+                        ..how
+                    },
+                )
+            }
+        };
+    }
+    if segment.is_some() && sealed.stored >= before {
+        return Ok(Some(Done {
+            worked: true,
+            ..Done::new(FileOutcome::Left)
+        }));
+    }
+    drop(tell);
+    if !how.dry_run {
+        if sealed.blocks.last().is_some_and(|&neural| neural > 0) {
+            models.store(&encoder.profile)?;
+        }
+        if fs.finish_repack(snapshot, temp)? == Outcome::Changed {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Done::worked(FileOutcome::Done, sealed.stored)))
+}
+
+/// A file with several names: block by block, where that makes it smaller.
+fn encode_in_place(
+    fs: &Fs,
+    snapshot: &Snapshot<'_>,
+    encoder: &Encoder,
+    how: How<'_>,
+) -> Result<Done, FsError> {
+    if how.dry_run {
+        return Ok(Done::why(
+            FileOutcome::Left,
+            "a file with several names is not measured in a dry run",
+        ));
+    }
+    let before = exact_bytes(snapshot);
+    fs.archive().models().store(&encoder.profile)?;
+    let encode = |block: &[u8]| {
+        if how.cancel.is_cancelled() {
+            // Not smaller than what is there, so it changes nothing.
+            return codec::encode_fresh(block);
+        }
+        codec::encode_packed(block, &encoder.profile.model)
+    };
+    fs.repack_in_place(snapshot, &encode, how.tell)?;
+    if how.cancel.is_cancelled() {
+        return Err(StoreError::Cancelled.into());
+    }
+    let after = snapshot.summary().map_or(before, |s| s.live_bytes);
+    let outcome = if after < before {
+        FileOutcome::Done
+    } else {
+        FileOutcome::Left
+    };
+    Ok(Done::worked(outcome, after))
+}
+
+/// None if the file was written meanwhile.
+fn decode(fs: &Fs, snapshot: Snapshot<'_>, how: How<'_>) -> Result<Option<Done>, FsError> {
+    if !snapshot.is_segment() {
+        return Ok(Some(Done::new(FileOutcome::Already)));
+    }
+    if snapshot.links() > 1 {
+        return Ok(Some(Done::why(
+            FileOutcome::Skipped,
+            "it has several names; remove all but one to unpack it",
+        )));
+    }
+    let after = plain_bytes(&snapshot);
+    if how.dry_run {
+        return Ok(Some(Done {
+            after: Some(after),
+            ..Done::new(FileOutcome::Done)
+        }));
+    }
+    let temp = fs.archive().temp_file()?;
+    let stop = Cancel::default();
+    let tell = watch(&snapshot, how, &stop);
+    match in_pool(how.threads, || {
+        write_plain(&snapshot, &temp, how.threads, &stop, &tell)
+    }) {
+        Ok(()) => {}
+        Err(_) if snapshot.is_changed() && !how.cancel.is_cancelled() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    drop(tell);
+    swapped(fs.finish_unpack(snapshot, temp)?, after)
+}
+
+fn swapped(outcome: Outcome, after: u64) -> Result<Option<Done>, FsError> {
+    Ok((outcome == Outcome::Swapped).then(|| Done::worked(FileOutcome::Done, after)))
+}
+
+/// Tells on, and stops the work when the job is cancelled or its result has become useless.
+fn watch<'a>(
+    snapshot: &'a Snapshot<'_>,
+    how: How<'a>,
+    stop: &'a Cancel,
+) -> impl Fn(u64) + Sync + use<'a> {
+    move |bytes| {
+        if how.cancel.is_cancelled() || snapshot.is_changed() {
+            stop.cancel();
+        }
+        (how.tell)(bytes);
+    }
+}
+
+fn in_pool<T: Send>(
+    threads: usize,
+    work: impl FnOnce() -> Result<T, StoreError> + Send,
+) -> Result<T, StoreError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("unpack-{i}"));
+    let pool = pool
+        .build()
+        .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;
+    pool.install(work)
+}
+
+/// Exact bytes of the present form: what a segment needs of its file, or what a plain file holds.
+fn exact_bytes(snapshot: &Snapshot<'_>) -> u64 {
+    snapshot.summary().map_or_else(
+        || snapshot.len().min(snapshot.stored_bytes()),
+        |s| s.live_bytes,
+    )
+}
+
+/// What the file takes, or would take, as a plain file: its length without holes, as far as they are known.
+fn plain_bytes(snapshot: &Snapshot<'_>) -> u64 {
+    const STEP: u64 = 1 << 20;
+    let (mut bytes, mut at) = (0, 0);
+    // An index that cannot be read is found out soon enough.
+    while let Ok(Some(data)) = snapshot.next_data(at) {
+        let end = (data / STEP + 1).saturating_mul(STEP).min(snapshot.len());
+        bytes += end - data;
+        at = end;
+    }
+    bytes
+}
+
+fn disk_now(fs: &Fs, path: &Path) -> Result<u64, FsError> {
+    let held = super::walk::Held::resolve(fs, path)?;
+    Ok(fs.getattr(held.id, None)?.blocks * 512)
+}

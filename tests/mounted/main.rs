@@ -1,0 +1,12 @@
+//! Real mounts: the built program, the kernel, and the tools that people use.
+//!
+//! Each test has an archive of its own in a temporary directory and unmounts it whatever happens. Where mounts are not
+//! possible a test prints `skipped: ` and the reason.
+
+mod basics;
+mod crash;
+mod daemon;
+mod pack;
+mod refusals;
+mod support;
+mod tools;
