@@ -1,2 +1,7 @@
-//! Replaced by the command line.
-fn main() {}
+//! `vortex-decompress`: `vortex-fs decompress` under a name of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vortex_fs::cli::vortex_decompress()
+}

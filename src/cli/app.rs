@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{CliError, Outcome, mount, pack, umount, unpack, warn};
+use super::{
+    CliError, Outcome, cat, compress, decompress, mount, pack, profiles, stat, umount, unpack,
+    verify, warn,
+};
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
 #[derive(Debug, Parser)]
@@ -16,9 +19,8 @@ use super::{CliError, Outcome, mount, pack, umount, unpack, warn};
     max_term_width = 100
 )]
 struct VortexFs {
-    /// Log more: once for information, twice for debugging, three times for every operation
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    verbose: u8,
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
@@ -29,6 +31,37 @@ enum Command {
     Umount(umount::Args),
     Pack(pack::Args),
     Unpack(unpack::Args),
+    Compress(compress::Args),
+    Decompress(decompress::Args),
+    Cat(cat::Args),
+    Stat(stat::Args),
+    Verify(verify::Args),
+    Profiles(profiles::Args),
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "vortex-compress", version, max_term_width = 100)]
+struct VortexCompress {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(flatten)]
+    args: compress::Args,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "vortex-decompress", version, max_term_width = 100)]
+struct VortexDecompress {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(flatten)]
+    args: decompress::Args,
+}
+
+#[derive(Debug, clap::Args)]
+struct Verbosity {
+    /// Log more: once for information, twice for debugging, three times for every operation
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
 }
 
 /// The program `vortex-fs`.
@@ -36,14 +69,36 @@ pub fn vortex_fs() -> ExitCode {
     program::<VortexFs>(|cli| {
         // A daemon has a log of its own.
         if !crate::mount::in_background() {
-            log_to_stderr(cli.verbose);
+            log_to_stderr(cli.verbosity.verbose);
         }
         match cli.command {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Unpack(args) => unpack::run(args),
+            Command::Compress(args) => compress::run(args),
+            Command::Decompress(args) => decompress::run(args),
+            Command::Cat(args) => cat::run(args),
+            Command::Stat(args) => stat::run(args),
+            Command::Verify(args) => verify::run(args),
+            Command::Profiles(args) => profiles::run(args),
         }
+    })
+}
+
+/// The program `vortex-compress`.
+pub fn vortex_compress() -> ExitCode {
+    program::<VortexCompress>(|cli| {
+        log_to_stderr(cli.verbosity.verbose);
+        compress::run(cli.args)
+    })
+}
+
+/// The program `vortex-decompress`.
+pub fn vortex_decompress() -> ExitCode {
+    program::<VortexDecompress>(|cli| {
+        log_to_stderr(cli.verbosity.verbose);
+        decompress::run(cli.args)
     })
 }
 

@@ -16,18 +16,25 @@
 //! ```
 
 mod app;
+mod cat;
+mod compress;
+mod decompress;
 mod error;
+pub mod files;
 mod mount;
 mod pack;
+mod profiles;
 mod progress;
 mod repack;
 mod report;
 mod signals;
 mod size;
+mod stat;
 mod umount;
 mod unpack;
+mod verify;
 
-pub use app::vortex_fs;
+pub use app::{vortex_compress, vortex_decompress, vortex_fs};
 pub use error::{CliError, Outcome};
 pub use progress::Progress;
 pub use report::{print, print_json, warn};

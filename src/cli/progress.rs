@@ -13,7 +13,7 @@ impl Progress {
     pub fn bytes(label: impl Into<String>, bytes: u64) -> Progress {
         // indicatif hides a stderr target by itself where standard error is no terminal.
         let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr_with_hz(8));
-        let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}";
+        let template = "{prefix} {wide_bar} {percent:>3}% eta {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -46,6 +46,12 @@ impl TempFile {
         }
     }
 
+    /// The temporary name, in the directory that it was created in.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
     /// The open file.
     #[must_use]
     pub fn file(&self) -> &Arc<File> {

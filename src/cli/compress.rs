@@ -1,0 +1,230 @@
+//! `vortex-compress`: files to segments, with the conventions of gzip.
+//!
+//! The original is removed only after the segment was decoded and compared with it, and was synced together with its name.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::files::{
+    BlockCounts, Destination, Input, Models, NewFile, for_each_path, with_path, worker_threads,
+};
+use super::mount::parse_block_size;
+use super::{CliError, Outcome, Progress, percent, print_json};
+use crate::pack::DEFAULT_PROFILE;
+use crate::store::names::{self, SEGMENT_SUFFIX};
+use crate::store::{Access, Encoding, PlainFile, Profile, SealOptions, SealReport, seal};
+
+/// Block size unless the user names one: what a reader decodes at least.
+const DEFAULT_BLOCK_SIZE: &str = "256K";
+
+/// Compress files to FILE.vortex, and remove the originals once that is safe
+///
+/// Every FILE becomes one segment, FILE.vortex, from which any part can be read without decoding the rest (`vortex-fs cat
+/// --range`). Owner, mode, times and extended attributes are kept. The original is removed after the segment
+/// was read back, compared with it and synced; -k keeps it. Without FILE, or with -, standard input is compressed to
+/// standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vortex-compress march.csv                   march.csv becomes march.csv.vortex
+  vortex-compress -k --profile default *.bin  keep the originals, compress harder
+  tar c logs | vortex-compress > logs.tar.vortex")]
+pub(crate) struct Args {
+    /// Files to compress; - is standard input
+    #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
+    files: Vec<PathBuf>,
+    /// Write to OUT instead of FILE.vortex; - is standard output
+    #[arg(short, long, value_name = "OUT", conflicts_with = "stdout")]
+    output: Option<PathBuf>,
+    /// Model to compress with: a name that `vortex-fs profiles` lists, or a .safetensors file
+    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
+    profile: String,
+    /// Bytes that are compressed as one: 16K to 1M, a power of two. Larger is smaller on disk and slower at random
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_BLOCK_SIZE, value_parser = parse_block_size)]
+    block_size: u32,
+    /// Worker threads; one for each processor unless given
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Keep the original files
+    #[arg(short, long)]
+    keep: bool,
+    /// Write to standard output and keep the original files
+    #[arg(short = 'c', long)]
+    stdout: bool,
+    /// Overwrite existing files; compress files that end in .vortex or have several names
+    #[arg(short, long)]
+    force: bool,
+    /// Print sizes as JSON, one list entry for every file
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    source: PathBuf,
+    output: PathBuf,
+    logical: u64,
+    stored: u64,
+    ratio: Option<f64>,
+    profile: String,
+    model: String,
+    block_size: u32,
+    blocks: BlockCounts,
+}
+
+pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
+    if args.output.is_some() && args.files.len() > 1 {
+        return Err(CliError::failed("-o takes one input file")
+            .remedy("compress the files one by one, or without -o"));
+    }
+    if args.json && args.to_stdout(&args.files) {
+        return Err(
+            CliError::failed("--json and compressed data can not share standard output")
+                .remedy("use -o"),
+        );
+    }
+    let mut rows = Vec::new();
+    let outcome = for_each_path(&args.files, |path| {
+        rows.push(compress_one(path, &args)?);
+        Ok(Outcome::Good)
+    })?;
+    if args.json {
+        print_json(&rows)?;
+    }
+    Ok(outcome)
+}
+
+impl Args {
+    fn to_stdout(&self, files: &[PathBuf]) -> bool {
+        let dash = Path::new("-");
+        self.stdout
+            || match &self.output {
+                Some(output) => output == dash,
+                None => files.iter().any(|file| file == dash),
+            }
+    }
+}
+
+fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
+    if args.to_stdout(&[path.to_owned()]) {
+        if io::stdout().is_terminal() && !args.force {
+            return Err(
+                CliError::failed("compressed data are not written to a terminal")
+                    .remedy("redirect the output, name a file with -o, or use -f"),
+            );
+        }
+        let input = Input::open(path)?;
+        let models = Models::built_in();
+        let profile = models.profile(&args.profile)?;
+        let new = NewFile::scratch()?;
+        let report = seal_input(&input, &new, &models, &profile, args)?;
+        let mut file: &File = new.temp().file();
+        io::Seek::rewind(&mut file).map_err(|e| CliError::io("temporary file", &e))?;
+        let mut out = io::stdout().lock();
+        io::copy(&mut file, &mut out)
+            .and_then(|_| out.flush())
+            .map_err(|e| CliError::io("standard output", &e))?;
+        return Ok(row(&input, Path::new("-"), &report, &profile, args));
+    }
+    let input = Input::open(path)?;
+    let removes = !args.keep && !input.is_stdin();
+    if removes {
+        input.check_removable(args.force)?;
+    }
+    let destination = Destination {
+        path: output_path(path, args)?,
+        replace: args.force,
+    };
+    destination.check()?;
+    let models = Models::around(destination.folder(), Access::Write)?;
+    let _lock = if removes {
+        models.lock_also(path)?
+    } else {
+        None
+    };
+    let profile = models.profile(&args.profile)?;
+    models.store().store(&profile).map_err(with_path(path))?;
+    let new = NewFile::for_destination(&destination)?;
+    let report = seal_input(&input, &new, &models, &profile, args)?;
+    input.check_unchanged()?;
+    new.publish(&input, destination.replace)?;
+    if removes {
+        input.remove()?;
+    }
+    let row = row(&input, &destination.path, &report, &profile, args);
+    log::info!(
+        "{} -> {}: {} -> {} bytes ({})",
+        path.display(),
+        row.output.display(),
+        row.logical,
+        row.stored,
+        percent(row.stored, row.logical)
+    );
+    Ok(row)
+}
+
+fn seal_input(
+    input: &Input,
+    new: &NewFile,
+    models: &Models,
+    profile: &Profile,
+    args: &Args,
+) -> Result<SealReport, CliError> {
+    let failure = with_path(&input.path);
+    let source = PlainFile::new(input.file.clone(), &input.path).map_err(&failure)?;
+    let length = crate::store::BlockSource::len(&source);
+    // Every byte is counted twice: encoded, then read back and compared.
+    let progress = Progress::bytes(input.path.display().to_string(), length.saturating_mul(2));
+    let options = SealOptions {
+        block_size: args.block_size,
+        encoding: Encoding::Packed(profile.clone()),
+        jobs: worker_threads(args.jobs),
+        progress: Some(&|bytes| progress.add(bytes)),
+        cancel: None,
+    };
+    seal(&source, new.temp(), models.store(), &options).map_err(failure)
+}
+
+/// `FILE.vortex`; inside an archive, what the archive calls the segment of that logical file.
+fn output_path(path: &Path, args: &Args) -> Result<PathBuf, CliError> {
+    if let Some(output) = &args.output {
+        return Ok(output.clone());
+    }
+    let name = path
+        .file_name()
+        .ok_or_else(|| CliError::failed("has no file name").on(path))?;
+    if name.as_encoded_bytes().ends_with(SEGMENT_SUFFIX.as_bytes()) && !args.force {
+        return Err(CliError::failed("ends in .vortex already")
+            .on(path)
+            .remedy("use -f to compress it again"));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let in_archive = crate::store::Archive::find(if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    });
+    let logical: OsString = match in_archive {
+        Some(_) => names::logical_name(name, false).0,
+        None => name.to_owned(),
+    };
+    Ok(folder.join(names::segment_name(&logical)))
+}
+
+fn row(input: &Input, output: &Path, report: &SealReport, profile: &Profile, args: &Args) -> Row {
+    Row {
+        source: input.path.clone(),
+        output: output.to_owned(),
+        logical: report.logical,
+        stored: report.stored,
+        ratio: super::ratio(report.logical, report.stored),
+        profile: profile.name.clone(),
+        model: profile.id().to_string(),
+        block_size: args.block_size,
+        blocks: BlockCounts::of_report(report),
+    }
+}

@@ -1,0 +1,60 @@
+//! The files of a directory tree, as an archive sees them.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::CliError;
+use crate::store::names::{self, Kind, PRIVATE_DIR};
+
+/// One regular file below a directory.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether its name says that it is a segment.
+    pub is_segment: bool,
+    /// What the system says of it.
+    pub metadata: Metadata,
+}
+
+/// The regular files in and below `root`, each once however many names it has, sorted by path; and the directories that could
+/// not be read. Symbolic links are not followed, private `.vortex` directories are left out.
+#[must_use]
+pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                failures.push(CliError::io(&folder, &error));
+                continue;
+            }
+        };
+        for entry in entries {
+            let (path, name, metadata) =
+                match entry.and_then(|e| Ok((e.path(), e.file_name(), e.metadata()?))) {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        failures.push(CliError::io(&folder, &error));
+                        continue;
+                    }
+                };
+            if metadata.is_dir() && name != PRIVATE_DIR {
+                folders.push(path);
+            } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+                let is_segment = names::logical_name(&name, true).1 == Kind::Segment;
+                found.push(Found {
+                    path,
+                    is_segment,
+                    metadata,
+                });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    (found, failures)
+}

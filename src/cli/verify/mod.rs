@@ -1,0 +1,235 @@
+//! `vortex-fs verify`: reads and checks everything, and names what is damaged.
+
+mod report;
+
+use std::fs::Metadata;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use self::report::{Checked, Part, Report};
+use super::files::{Found, Models, store_failure, walk, worker_threads};
+use super::{CliError, Outcome, Progress, print, print_json};
+use crate::store::{Access, StoreError, verify_segment};
+use rayon::prelude::*;
+
+/// How often a segment is read again that was written to while it was checked.
+const TRIES: usize = 5;
+
+/// Read and check segments or whole archives, and name every damaged block
+///
+/// Every checksum is checked and every block is decoded. Plain files have no checksums: they are read to the end. Models
+/// stored in an archive are checked against their names. Exit code 2 if anything is damaged. An archive may
+/// be mounted meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vortex-fs verify march.csv.vortex
+  vortex-fs verify --jobs 2 /srv/archive || mail -s 'archive is damaged' ops")]
+pub(crate) struct Args {
+    /// Segments or directories
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// A model file that the segments need, if it is neither built in nor in the archive
+    #[arg(long, value_name = "NAME|FILE")]
+    profile: Option<String>,
+    /// Worker threads; one for each processor unless given
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Print a report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
+    let jobs = worker_threads(args.jobs);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .build()
+        .map_err(|e| {
+            CliError::failed(format!("no worker threads: {e}")).remedy("try fewer with --jobs")
+        })?;
+    let mut report = Report::default();
+    let mut outcomes = Vec::new();
+    for path in &args.paths {
+        match targets(path, &args) {
+            Ok((models, files, failures)) => {
+                let progress = Progress::bytes(
+                    path.display().to_string(),
+                    files.iter().map(|f| f.metadata.len()).sum(),
+                );
+                let checked: Vec<Checked> = pool.install(|| {
+                    files
+                        .par_iter()
+                        .map(|file| check(file, &models, &progress))
+                        .collect()
+                });
+                drop(progress);
+                check_models(path, &models, &mut report, &mut outcomes, args.json)?;
+                let failures = failures
+                    .into_iter()
+                    .map(|error| (path.clone(), Checked::Failed(error)));
+                for (path, checked) in files
+                    .into_iter()
+                    .map(|f| f.path)
+                    .zip(checked)
+                    .chain(failures)
+                {
+                    outcomes.push(report.take(path, checked, args.json)?);
+                }
+            }
+            Err(error) => {
+                outcomes.push(report.take(path.clone(), Checked::Failed(error), args.json)?)
+            }
+        }
+    }
+    let outcome = Outcome::of_all(outcomes);
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(report.closing_line())?;
+    }
+    Ok(outcome)
+}
+
+type Targets = (Models, Vec<Found>, Vec<CliError>);
+
+/// The files that a path given by the user stands for, and the models that they may need.
+fn targets(path: &Path, args: &Args) -> Result<Targets, CliError> {
+    let metadata = std::fs::metadata(path).map_err(|e| CliError::io(path, &e))?;
+    let models = Models::around(path, Access::Read)?.with_profile(args.profile.as_deref())?;
+    if metadata.is_dir() {
+        let (files, failures) = walk(path);
+        return Ok((models, files, failures));
+    }
+    if !metadata.is_file() {
+        return Err(CliError::failed("is no regular file")
+            .on(path)
+            .remedy("name segments or directories"));
+    }
+    let file = Found {
+        path: path.to_owned(),
+        is_segment: true,
+        metadata,
+    };
+    Ok((models, vec![file], Vec::new()))
+}
+
+fn check(file: &Found, models: &Models, progress: &Progress) -> Checked {
+    let result = if file.is_segment {
+        check_segment(&file.path, models)
+    } else {
+        check_plain(&file.path)
+    };
+    progress.add(file.metadata.len());
+    match result {
+        Ok(checked) => checked,
+        Err(error) => Checked::Failed(error),
+    }
+}
+
+/// A mount may write to the segment meanwhile, which looks like damage: what was changed is read again.
+fn check_segment(path: &Path, models: &Models) -> Result<Checked, CliError> {
+    let stamp = |m: Metadata| {
+        (
+            m.ino(),
+            m.len(),
+            m.mtime(),
+            m.mtime_nsec(),
+            m.ctime(),
+            m.ctime_nsec(),
+        )
+    };
+    let look = || {
+        std::fs::metadata(path)
+            .map(stamp)
+            .map_err(|e| CliError::io(path, &e))
+    };
+    let mut tries = 0;
+    loop {
+        let before = look()?;
+        let result = verify_segment(path, models.store(), &|_| {});
+        tries += 1;
+        match result {
+            Ok(report) if report.is_sound() => return Ok(Checked::of_report(&report)),
+            _ if tries < TRIES && look()? != before => {}
+            Ok(report) => return Ok(Checked::of_report(&report)),
+            Err(error) if is_medium_error(error.raw_os_error()) => {
+                return Ok(Checked::Damaged(vec![Part::of_file(error.to_string())]));
+            }
+            Err(error) => return Err(store_failure(path, &error)),
+        }
+    }
+}
+
+fn check_plain(path: &Path) -> Result<Checked, CliError> {
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0;
+    let mut file = std::fs::File::open(path).map_err(|e| CliError::io(path, &e))?;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => {
+                return Ok(Checked::Sound {
+                    bytes,
+                    notes: Vec::new(),
+                });
+            }
+            Ok(n) => bytes += n as u64,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_medium_error(e.raw_os_error()) => {
+                let what = format!("can not be read from byte {bytes}: {e}");
+                return Ok(Checked::Damaged(vec![Part::of_file(what)]));
+            }
+            Err(e) => return Err(CliError::io(path, &e)),
+        }
+    }
+}
+
+/// A disk that does not give its bytes back is damage too.
+fn is_medium_error(code: Option<i32>) -> bool {
+    code == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Loads every model of the archive that `path` is the root of, which checks it against its name.
+fn check_models(
+    path: &Path,
+    models: &Models,
+    report: &mut Report,
+    outcomes: &mut Vec<Outcome>,
+    json: bool,
+) -> Result<(), CliError> {
+    let Some(archive) = models
+        .archive()
+        .filter(|a| path.canonicalize().is_ok_and(|p| p == a.root()))
+    else {
+        return Ok(());
+    };
+    let stored = match archive.models().stored() {
+        Ok(stored) => stored,
+        Err(error) => {
+            outcomes.push(report.take(
+                path.to_owned(),
+                Checked::Failed(store_failure(path, &error)),
+                json,
+            )?);
+            return Ok(());
+        }
+    };
+    for id in stored {
+        let path = archive
+            .root()
+            .join(format!(".vortex/models/{id}.safetensors"));
+        let checked = match archive.models().get(id) {
+            Ok(_) => Checked::Sound {
+                bytes: 0,
+                notes: Vec::new(),
+            },
+            Err(error @ StoreError::BadModel { .. }) => {
+                Checked::Damaged(vec![Part::of_file(error.to_string())])
+            }
+            Err(error) => Checked::Failed(store_failure(&path, &error)),
+        };
+        outcomes.push(report.take(path, checked, json)?);
+    }
+    Ok(())
+}

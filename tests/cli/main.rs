@@ -1,0 +1,12 @@
+//! The commands as a user runs them: arguments in, files, text and exit codes out.
+
+mod bad_input;
+mod cat;
+mod common;
+mod compress;
+mod decompress;
+mod full_disk;
+mod help;
+mod profiles;
+mod stat;
+mod verify;

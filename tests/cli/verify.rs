@@ -1,0 +1,87 @@
+//! `vortex-fs verify`: finds all damage, names it, and finds none where there is none.
+
+use std::fs;
+
+use crate::common::*;
+
+#[test]
+fn sound_files_and_trees_pass() {
+    let (dir, segment) = with_segment(&records(40_000));
+    let text = stdout(&run(vortex_fs().arg("verify").arg(&segment), GOOD));
+    assert!(
+        text.contains("1 files checked") && text.contains("no damage"),
+        "{text}"
+    );
+    fs::write(dir.path().join("plain"), "x").unwrap();
+    let report = json(&run(
+        vortex_fs().args(["verify", "--json"]).arg(dir.path()),
+        GOOD,
+    ));
+    assert_eq!(report["files"], 2);
+    assert_eq!(report["bytes"], 40_001);
+}
+
+#[test]
+fn every_flipped_byte_of_a_small_segment_is_damage() {
+    let (_dir, segment) = with_segment(&csv(8));
+    let sound = fs::read(&segment).unwrap();
+    for at in 0..sound.len() {
+        let mut raw = sound.clone();
+        raw[at] ^= 0x41;
+        fs::write(&segment, raw).unwrap();
+        let report = json(&run(
+            vortex_fs().args(["verify", "--json"]).arg(&segment),
+            DAMAGED,
+        ));
+        assert!(
+            !report["damaged"][0]["parts"].as_array().unwrap().is_empty(),
+            "byte {at}"
+        );
+    }
+}
+
+#[test]
+fn damaged_file_of_a_tree_is_named_once() {
+    let (dir, segment) = with_segment(&records(40_000));
+    let second = dir.path().join("b.bin");
+    fs::write(&second, records(20_000)).unwrap();
+    run(vortex_compress().arg(&second), GOOD);
+    let mut raw = fs::read(&segment).unwrap();
+    let middle = raw.len() / 2;
+    raw[middle] ^= 1;
+    fs::write(&segment, raw).unwrap();
+    let text = stdout(&run(vortex_fs().arg("verify").arg(dir.path()), DAMAGED));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("a.dat.vortex: block "), "{text}");
+    assert!(
+        lines[1].contains("2 files checked") && lines[1].contains("1 file is damaged"),
+        "{text}"
+    );
+}
+
+#[test]
+fn damaged_model_of_an_archive_is_found() {
+    let (dir, path) = with_file("a.bin", &records(20_000));
+    vortex_fs::store::Archive::init(dir.path()).unwrap();
+    run(vortex_compress().arg(&path), GOOD);
+    run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+    let name = format!("{}.safetensors", "5".repeat(32));
+    fs::write(dir.path().join(".vortex/models").join(&name), "rubbish").unwrap();
+    let text = stdout(&run(vortex_fs().arg("verify").arg(dir.path()), DAMAGED));
+    assert!(text.contains(&name), "{text}");
+}
+
+#[test]
+fn missing_path_fails_and_the_rest_is_checked() {
+    let (dir, segment) = with_segment(&csv(8));
+    let output = run(
+        vortex_fs()
+            .arg("verify")
+            .arg(dir.path().join("none"))
+            .arg(&segment),
+        PARTIAL,
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("none: no such file"));
+    assert!(stdout(&output).contains("1 files checked"));
+}
