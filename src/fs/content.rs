@@ -221,6 +221,7 @@ impl Segmented {
             );
             let version = self.version;
             let size = self.size;
+            let before = self.dirty.get(&block).map_or(0, |dirty| dirty.data.len());
             let dirty = self.dirty.entry(block).or_insert_with(|| {
                 let whole = from == 0 && block_start + to as u64 >= size.min(block_start + unit);
                 let mut data = match bases.get(&block) {
@@ -235,7 +236,6 @@ impl Segmented {
             });
             dirty.version = version;
             let data = Arc::make_mut(&mut dirty.data);
-            let before = data.len();
             if data.len() < to {
                 data.resize(to, 0);
             }

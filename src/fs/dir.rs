@@ -95,7 +95,7 @@ impl Fs {
                 ino: entry.ino(),
                 segment,
             };
-            let ino = self.nodes.peek(key).map_or(entry.ino(), |node| node.ino);
+            let ino = self.nodes.shown_ino(key);
             let shown = DirEntry {
                 ino,
                 offset: 0,
@@ -132,6 +132,6 @@ impl Fs {
             ino: backing_ino,
             segment: false,
         };
-        self.nodes.peek(key).map_or(backing_ino, |node| node.ino)
+        self.nodes.shown_ino(key)
     }
 }

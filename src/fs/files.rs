@@ -113,6 +113,14 @@ impl Fs {
         Ok(self.handles.insert(Handle::File(Arc::new(handle))))
     }
 
+    /// The node that a handle has open.
+    ///
+    /// # Errors
+    /// The handle is not open.
+    pub fn node_of_handle(&self, fh: Fh) -> Result<NodeId> {
+        Ok(self.handles.file(fh)?.node.id)
+    }
+
     /// Called for every close of a descriptor: tells a failure of the background that nobody was told of.
     ///
     /// # Errors

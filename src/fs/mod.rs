@@ -39,6 +39,9 @@ mod sync;
 mod writeback;
 mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;

@@ -156,11 +156,11 @@ impl Fs {
         let _names = self.changing()?;
         let (node, dir) = (self.node(id)?, self.node(parent)?);
         let _entries = write(&dir.entries);
+        let backing = node.backing();
+        let backing_name = self.free_name(&dir, name, backing.form)?;
         if node.kind == Kind::Dir {
             return Err(FsError::Backing(Errno::PERM));
         }
-        let backing = node.backing();
-        let backing_name = self.free_name(&dir, name, backing.form)?;
         sys::linkat(
             sys::CWD,
             backing.proc_path(),

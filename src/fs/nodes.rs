@@ -197,6 +197,13 @@ impl Nodes {
         read(&self.tables).by_key.get(&key).cloned()
     }
 
+    /// The inode number that the node of a backing inode shows, or would show.
+    pub(super) fn shown_ino(&self, key: InodeKey) -> u64 {
+        let tables = read(&self.tables);
+        let node = tables.by_key.get(&key);
+        node.map_or_else(|| tables.free_ino(key.ino), |node| node.ino)
+    }
+
     /// The node of an open backing inode, made if it has none; counts a lookup.
     pub(super) fn intern(&self, backing: Backing, kind: Kind) -> Arc<Node> {
         let tables = &mut *write(&self.tables);
@@ -204,16 +211,9 @@ impl Nodes {
             Some(node) => Arc::clone(node),
             None => {
                 let key = backing.key;
-                // The inode number of a replaced inode may be in use again by another, and the root has a fixed id.
+                let ino = tables.free_ino(key.ino);
+                tables.shown.insert(ino);
                 let is_root = tables.by_id.is_empty();
-                let mut ino = key.ino;
-                while !(tables.shown.insert(ino) && (is_root || ino != NodeId::ROOT.0)) {
-                    ino = (1 << 63)
-                        | key
-                            .ino
-                            .wrapping_add(tables.shown.len() as u64)
-                            .rotate_left(17);
-                }
                 let id = if is_root { NodeId::ROOT } else { NodeId(ino) };
                 let node = Arc::new(Node::new(id, ino, kind, backing));
                 tables.by_id.insert(id, Arc::clone(&node));
@@ -259,6 +259,17 @@ impl Nodes {
 }
 
 impl Tables {
+    /// A number for a new node: the backing inode's, unless a node whose inode was replaced still shows that.
+    fn free_ino(&self, ino: u64) -> u64 {
+        let root = |ino: &u64| *ino == NodeId::ROOT.0 && !self.by_id.is_empty();
+        let taken = |ino: &u64| self.shown.contains(ino) || root(ino);
+        let others = (1u64..).map(|n| (1 << 63) | ino.wrapping_add(n << 48));
+        std::iter::once(ino)
+            .chain(others)
+            .find(|ino| !taken(ino))
+            .unwrap_or(ino)
+    }
+
     fn reap(&mut self, node: &Node) {
         let needed = node.id == NodeId::ROOT
             || node.lookups.load(Ordering::SeqCst) > 0

@@ -130,7 +130,17 @@ impl Fs {
                     AtFlags::empty(),
                 )?)
             }
-            (false, false) => self.move_to(from, source, to, &target.backing_name),
+            (false, false) => {
+                let new = names::other_name(to.name);
+                if target.kind() == Kind::Dir || new == target.backing_name {
+                    return self.move_to(from, source, to, &target.backing_name);
+                }
+                // Under a foreign entry's own name a plain file would be taken for a segment.
+                self.move_to(from, source, to, &new)?;
+                let unlinked =
+                    sys::unlinkat(&*to.dir.backing(), &target.backing_name, AtFlags::empty());
+                Ok(unlinked?)
+            }
             (false, true) => {
                 if source.kind() == Kind::File && source.stat.st_nlink == 1 {
                     let source = self.convert(from, source, names::Kind::Segment)?;
@@ -149,6 +159,11 @@ impl Fs {
                 .map_err(FsError::from)
         };
         for (end, found) in [(from, source), (to, target)] {
+            let foreign = found.backing_name != backing_name(end.name, found.form);
+            if foreign && (source.kind() != Kind::Dir || target.kind() != Kind::Dir) {
+                // Under a foreign entry's own name a plain file would be taken for a segment.
+                return Err(FsError::Invalid);
+            }
             if found.is_segment() {
                 remove_twin(end.dir.backing().as_fd(), end.name)?;
             }

@@ -1,0 +1,114 @@
+//! What survives the end of the process, in order and otherwise.
+
+use super::*;
+use crate::store::names;
+
+#[test]
+fn synced_content_survives_a_kill_and_unsynced_content_damages_nothing() {
+    let m = Mounted::new();
+    let synced = data(3 * BLOCK, 1);
+    let (_, fh) = m.create("a");
+    m.fs.write(fh, 0, &synced).unwrap();
+    m.fs.fsync(fh, true).unwrap();
+    m.fs.write(fh, 100, &data(2 * BLOCK, 2)).unwrap();
+    m.fs.store_or_note(&m.fs.handles.file(fh).unwrap().node, false);
+    let m = m.again(false);
+    assert!(
+        m.get("a").unwrap() == synced,
+        "appended blocks without a commit are not content"
+    );
+    let fh = m.open("a", RDWR);
+    m.fs.write(fh, 0, b"goes on").unwrap();
+    m.fs.fsync(fh, true).unwrap();
+    assert_eq!(m.again(false).get("a").unwrap()[..7], *b"goes on");
+}
+
+#[test]
+fn closed_file_is_committed_without_being_asked() {
+    let m = Mounted::with(FsOptions {
+        commit_closed_after: Duration::ZERO,
+        ..options()
+    });
+    let content = data(3 * BLOCK, 1);
+    m.put("a", &content);
+    for _ in 0..100 {
+        if m.fs.stats().dirty_files == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(m.again(false).get("a").unwrap() == content);
+}
+
+#[test]
+fn open_file_is_committed_without_being_asked() {
+    let m = Mounted::with(FsOptions {
+        commit_after: Duration::from_millis(50),
+        ..options()
+    });
+    let (_, fh) = m.create("a");
+    m.fs.write(fh, 0, b"content").unwrap();
+    for _ in 0..100 {
+        if m.fs.stats().commits > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(m.again(false).get("a").unwrap(), b"content");
+}
+
+#[test]
+fn many_files_are_committed_together() {
+    let m = Mounted::with(FsOptions {
+        commit_closed_after: Duration::ZERO,
+        ..options()
+    });
+    for i in 0..50 {
+        m.put(&format!("f{i}"), &data(100, i));
+    }
+    m.fs.commit_all().unwrap();
+    let m = m.again(false);
+    for i in 0..50 {
+        assert_eq!(m.get(&format!("f{i}")).unwrap(), data(100, i));
+    }
+}
+
+#[test]
+fn replacing_a_file_by_rename_never_loses_both() {
+    let m = Mounted::new();
+    m.put("config", b"old");
+    m.fs.commit_all().unwrap();
+    m.put("config.tmp", b"new");
+    let root = NodeId::ROOT;
+    m.fs.rename(
+        root,
+        os("config.tmp"),
+        root,
+        os("config"),
+        RenameFlags::Replace,
+    )
+    .unwrap();
+    assert_eq!(m.again(false).get("config").unwrap(), b"new");
+}
+
+#[test]
+fn shutdown_commits_everything() {
+    let m = Mounted::new();
+    let (_, fh) = m.create("open");
+    m.fs.write(fh, 0, b"still open").unwrap();
+    m.put("closed", b"closed");
+    let m = m.again(true);
+    assert_eq!(m.get("open").unwrap(), b"still open");
+    assert_eq!(m.get("closed").unwrap(), b"closed");
+}
+
+#[test]
+fn created_file_is_an_empty_file_after_a_kill() {
+    let m = Mounted::new();
+    let (_, fh) = m.create("a");
+    m.fs.write(fh, 0, b"lost").unwrap();
+    let m = m.again(false);
+    assert_eq!(m.get("a").unwrap(), b"");
+    assert_eq!(m.backing("a.vortex").metadata().unwrap().len(), 0);
+    assert_eq!(names::segment_name(os("a")), "a.vortex");
+}

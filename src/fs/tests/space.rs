@@ -1,0 +1,124 @@
+//! A full backing file system.
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::*;
+
+/// A small file system of its own, if this process may mount one.
+struct Small {
+    dir: tempfile::TempDir,
+}
+
+impl Small {
+    fn new(size: &str) -> Option<Small> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={size}")).unwrap();
+        match mount(
+            "tmpfs",
+            dir.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            options.as_c_str(),
+        ) {
+            Ok(()) => Some(Small { dir }),
+            Err(error) => {
+                println!("skipped: can not mount a small tmpfs ({error})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = unmount(self.dir.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut buf = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        done += rustix::rand::getrandom(&mut buf[done..], rustix::rand::GetRandomFlags::empty())
+            .unwrap();
+    }
+    buf
+}
+
+#[test]
+fn full_disk_is_told_to_the_writer_and_loses_nothing_it_took() {
+    let Some(small) = Small::new("2m") else {
+        return;
+    };
+    Archive::init(small.dir.path()).unwrap();
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    let mut taken = Vec::new();
+    let error = loop {
+        let block = noise(BLOCK);
+        match fs.write(fh, taken.len() as u64, &block) {
+            Ok(n) => taken.extend_from_slice(&block[..n]),
+            Err(error) => break error,
+        }
+        assert!(taken.len() < 4 << 20);
+    };
+    assert_eq!(error.errno(), rustix::io::Errno::NOSPC.raw_os_error());
+    assert!(taken.len() > 1 << 20, "{} bytes", taken.len());
+    fs.fsync(fh, false).unwrap();
+    assert!(fs.read(fh, 0, 4 << 20).unwrap() == taken);
+    fs.shutdown().unwrap();
+    drop(fs);
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let node = fs.resolve(Path::new("a")).unwrap();
+    let fh = fs.open(node, RDWR).unwrap();
+    assert!(fs.read(fh, 0, 4 << 20).unwrap() == taken);
+    let set = SetAttr {
+        size: Some(0),
+        ..SetAttr::default()
+    };
+    fs.setattr(node, Some(fh), set).unwrap();
+    fs.fsync(fh, false).unwrap();
+    fs.write(fh, 0, &noise(BLOCK)).unwrap();
+    fs.fsync(fh, false).unwrap();
+    fs.abandon();
+}
+
+#[test]
+fn failed_store_is_told_once_and_tried_again() {
+    let Some(small) = Small::new("2m") else {
+        return;
+    };
+    Archive::init(small.dir.path()).unwrap();
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    let content = noise(20 * BLOCK);
+    fs.write(fh, 0, &content).unwrap();
+    // Somebody else fills the disk before the content is stored.
+    let filler = small.dir.path().join("filler");
+    assert!(std::fs::write(&filler, noise(3 << 20)).is_err());
+    fs.commit_all().unwrap_err();
+    let told = fs.flush(fh).unwrap_err();
+    assert!(matches!(told, FsError::Deferred(_)), "{told}");
+    assert_eq!(told.errno(), rustix::io::Errno::NOSPC.raw_os_error());
+    fs.flush(fh).unwrap();
+    assert!(
+        fs.read(fh, 0, 1 << 20).unwrap() == content,
+        "it stays readable"
+    );
+    fs.fsync(fh, false).unwrap_err();
+    std::fs::remove_file(filler).unwrap();
+    fs.fsync(fh, false).unwrap();
+    fs.abandon();
+    drop(fs);
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let fh = fs
+        .open(fs.resolve(Path::new("a")).unwrap(), RDONLY)
+        .unwrap();
+    assert!(fs.read(fh, 0, 1 << 20).unwrap() == content);
+    fs.abandon();
+}
