@@ -8,22 +8,19 @@ pub(super) const HISTORIES: usize = 128 + 128 * 4;
 /// The history of a slot.
 #[inline(always)]
 pub(super) fn history(slot: u32) -> usize {
+    // Without branches: which histories come is as unpredictable as the data.
     let h = (slot >> 8) & 0xff;
     let n = slot & 0x7f;
-    if h < 128 {
-        h as usize
-    } else {
-        let age = u32::from(n >= 12) + u32::from(n >= 30) + u32::from(n >= 100);
-        (128 + (h & 127) * 4 + age) as usize
-    }
+    let recent = h & 127;
+    let age = u32::from(n >= 12) + u32::from(n >= 30) + u32::from(n >= 100);
+    let long = (h >> 7).wrapping_neg();
+    (recent + ((128 + recent * 3 + age) & long)) as usize
 }
 
 /// Per context and history: probability of a 1 (upper 22 bits) and how often seen (lower 10).
 pub(super) struct Histories {
     cells: Vec<u32>,
 }
-
-const LIMIT: u32 = 255;
 
 impl Histories {
     pub(super) fn new() -> Self {
@@ -37,40 +34,27 @@ impl Histories {
         }
     }
 
-    /// Probability (16 bits) of a 1.
     #[inline(always)]
-    pub(super) fn p(&self, context: usize, history: usize) -> u32 {
-        self.cells[context * HISTORIES + history] >> 16
+    pub(super) fn cell(&self, context: usize, history: usize) -> u32 {
+        self.cells[context * HISTORIES + history]
     }
 
     #[inline(always)]
-    pub(super) fn update(&mut self, context: usize, history: usize, y: u32) {
-        let cell = &mut self.cells[context * HISTORIES + history];
-        *cell = updated(*cell, y, LIMIT);
+    pub(super) fn set(&mut self, context: usize, history: usize, cell: u32) {
+        self.cells[context * HISTORIES + history] = cell;
     }
 }
 
 /// A cell (22-bit probability, 10-bit count) after bit `y`.
 #[inline(always)]
-pub(super) fn updated(cell: u32, y: u32, limit: u32) -> u32 {
+pub(super) fn updated(cell: u32, y: u32, limit: u32, rate: u32) -> u32 {
     let n = cell & 1023;
-    let p = (cell >> 10) as i64;
-    let target: i64 = if y != 0 { (1 << 22) - 1 } else { 0 };
-    let p = p + ((target - p) * i64::from(RECIPROCAL[n as usize & 1023]) >> 16);
-    (p.clamp(1 << 10, (1 << 22) - (1 << 10)) as u32) << 10 | (n + u32::from(n < limit))
+    let p = (cell >> 10) as i32;
+    let target = (y << 22) as i32 - y as i32;
+    // 23 bits by 16 bits, in two halves so that 32 bits suffice.
+    let p = p + (((target - p) >> 7) * rate as i32 >> 9);
+    (p as u32) << 10 | (n + u32::from(n < limit))
 }
-
-const fn reciprocals() -> [u16; 1024] {
-    let mut out = [0; 1024];
-    let mut n = 0;
-    while n < 1024 {
-        out[n] = (655360 / (10 * n + 16)) as u16;
-        n += 1;
-    }
-    out
-}
-
-static RECIPROCAL: [u16; 1024] = reciprocals();
 
 /// A starting table: each history's own frequencies, recent bits counting more, with little confidence.
 pub(super) fn start() -> [u32; HISTORIES] {

@@ -3,6 +3,7 @@
 //! Inputs are log odds in 1/256 as i16; weights are i16 with 1.0 = 2^14. A dot product is the exact sum, so its value
 //! does not depend on the order of summation; an update rounds each weight once (`train`).
 
+use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
 
 /// Inputs of the first layer, padded to whole vectors.
@@ -64,9 +65,9 @@ impl Mixer {
 
     /// Log odds of the next bit.
     #[inline(always)]
-    pub(super) fn predict(&self, m: &mut Mix) -> i32 {
+    pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) -> i32 {
         for (q, &row) in m.q.iter_mut().zip(&m.rows) {
-            *q = (dot(&self.weights[row as usize], &m.x) >> 14)
+            *q = (k.dot(&self.weights[row as usize], &m.x) >> 14)
                 .clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
         }
         for (z, &row) in m.z.iter_mut().zip(&m.finals) {
@@ -83,7 +84,7 @@ impl Mixer {
 
     /// Learns bit `y`; `rate` and `final_rate` are learning rates in units of 2^-16.
     #[inline(always)]
-    pub(super) fn update(&mut self, m: &Mix, y: u32, rate: i32, final_rate: i32) {
+    pub(super) fn update<K: Kernel>(&mut self, k: K, m: &Mix, y: u32, rate: i32, final_rate: i32) {
         let target = (y as i32) << 16;
         for (&z, &row) in m.z.iter().zip(&m.finals) {
             let e = i64::from(target - squash(z)) * i64::from(final_rate);
@@ -93,34 +94,12 @@ impl Mixer {
         }
         for (&q, &row) in m.q.iter().zip(&m.rows) {
             let e = ((target - squash(q)) * rate.min(1024)) >> 11;
-            train(
+            k.train(
                 &mut self.weights[row as usize],
                 &m.x,
                 e.clamp(-32767, 32767) as i16,
             );
         }
-    }
-}
-
-/// Exact sum of products.
-#[inline(always)]
-fn dot(w: &[i16; INPUTS], x: &[i16; INPUTS]) -> i64 {
-    let mut sum = [0i32; 16];
-    for (w, x) in w.chunks_exact(32).zip(x.chunks_exact(32)) {
-        for i in 0..16 {
-            sum[i] += i32::from(w[2 * i]) * i32::from(x[2 * i])
-                + i32::from(w[2 * i + 1]) * i32::from(x[2 * i + 1]);
-        }
-    }
-    sum.iter().map(|&s| i64::from(s)).sum()
-}
-
-/// `w += round(x * e / 2^15)`, saturating.
-#[inline(always)]
-fn train(w: &mut [i16; INPUTS], x: &[i16; INPUTS], e: i16) {
-    for (w, &x) in w.iter_mut().zip(x) {
-        let d = (i32::from(x) * i32::from(e) + (1 << 14)) >> 15;
-        *w = w.saturating_add(d as i16);
     }
 }
 

@@ -9,7 +9,10 @@ mod coder;
 mod contexts;
 mod header;
 mod history;
+mod inputs;
+mod kernels;
 mod lane;
+mod lockstep;
 mod mixer;
 mod net;
 mod plan;
@@ -96,33 +99,8 @@ fn run<C: BitCoder>(
 ) -> Result<(), NeuralError> {
     SCRATCH.with_borrow_mut(|scratch| {
         let p = scratch.get_or_insert_with(|| Box::new(Predictor::new()));
-        p.reset(plan, block.len(), net.is_some());
-        let steps = p.lanes.first().map_or(0, |l| l.len);
-        let mut odds = [0i32; plan::MAX_LANES];
-        let mut bits = [0u32; plan::MAX_LANES];
-        for t in 0..steps {
-            let active = p.lanes.iter().take_while(|l| t < l.len).count();
-            p.begin_byte(block, t);
-            for b in (0..8).rev() {
-                if b == 3 {
-                    p.middle(t);
-                }
-                for l in 0..active {
-                    odds[l] = p.predict(l, b);
-                }
-                for l in 0..active {
-                    let y = u32::from(block[p.lanes[l].start + t]) >> b & 1;
-                    bits[l] = coder.code(y, odds[l])?;
-                }
-                for l in 0..active {
-                    p.update(l, b, bits[l]);
-                }
-            }
-            for l in 0..active {
-                block[p.lanes[l].start + t] = p.byte(l);
-            }
-            p.end_byte(block, t);
-        }
-        Ok(())
+        p.reset(plan, block.len());
+        let _ = net;
+        lockstep::run(p, block, coder)
     })
 }

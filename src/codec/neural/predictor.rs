@@ -1,34 +1,30 @@
-//! The predictor: statistics, mixer and final correction of one block, for all lanes.
+//! The predictor: statistics, mixer and final correction of one block.
 //!
-//! A step codes one byte of every lane, bit by bit. For each bit every lane predicts from the same state
-//! ([`Predictor::predict`]); then every lane learns, in lane order ([`Predictor::update`]).
+//! Within a step, the lanes' half bytes are coded one after another: lane 0's first four bits, lane 1's, ..., then lane
+//! 0's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
 
 use super::apm::{Apm, Cell};
 use super::contexts::{CONTEXTS, Near, contexts};
-use super::history::{self, HISTORIES, Histories, history};
+use super::history::{self, HISTORIES, Histories};
+use super::inputs::{self, Inputs};
+use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
-use super::mixer::{FINAL_ROWS, INPUTS, Mix, Mixer, ROWS, SETS, weight};
-use super::plan::{MAX_LANES, Plan};
-use super::slots::{RATE, Slots, updated};
+use super::mixer::{FINAL_ROWS, INPUTS, Mix, Mixer, ROWS, weight};
+use super::plan::{Kind, MAX_LANES, Plan};
+use super::slots::{RATE, Slots};
 use super::tables::{squash, stretch};
 
-const HALF: usize = CONTEXTS;
 /// First input after the contexts' four groups.
 const EXTRA: usize = 4 * CONTEXTS;
 
-/// A lane's work for the current byte and bit.
+/// A lane's contexts for the current byte.
 #[derive(Clone)]
 struct Work {
     hashes: [u32; CONTEXTS],
-    buckets: [u32; CONTEXTS],
-    histories: [u16; CONTEXTS],
     near: Near,
     /// Bits of this byte so far behind a leading 1.
     partial: u32,
-    mix: Mix,
-    odds: i32,
-    cells: [Cell; 2],
-    match_cell: u32,
+    /// The byte that the match expects, behind a leading 1; 0: none.
     expected: u32,
 }
 
@@ -47,15 +43,21 @@ pub(super) struct Predictor {
     weights: [i16; INPUTS],
     rate: i32,
     step: i32,
-    net: bool,
+    // The half byte in progress.
+    lane: usize,
+    buckets: [u32; CONTEXTS],
+    inputs: Inputs,
+    mix: Mix,
+    cells: [Cell; 2],
+    match_cell: u32,
 }
 
 fn first_weights() -> [i16; INPUTS] {
     let mut w = [0; INPUTS];
     w[..CONTEXTS].fill(weight(100));
-    w[HALF..2 * HALF].fill(weight(50));
-    w[2 * HALF..3 * HALF].fill(weight(120));
-    w[3 * HALF..4 * HALF].fill(weight(50));
+    w[CONTEXTS..2 * CONTEXTS].fill(weight(50));
+    w[2 * CONTEXTS..3 * CONTEXTS].fill(weight(120));
+    w[3 * CONTEXTS..4 * CONTEXTS].fill(weight(50));
     w[EXTRA..EXTRA + 4].fill(weight(200));
     w
 }
@@ -64,20 +66,14 @@ impl Predictor {
     pub(super) fn new() -> Self {
         let work = Work {
             hashes: [0; CONTEXTS],
-            buckets: [0; CONTEXTS],
-            histories: [0; CONTEXTS],
             near: Near::default(),
             partial: 1,
-            mix: Mix::new(),
-            odds: 0,
-            cells: [Cell::default(); 2],
-            match_cell: NONE,
             expected: 0,
         };
         Predictor {
             plan: Plan {
                 lanes: 1,
-                kind: super::plan::Kind::Binary,
+                kind: Kind::Binary,
                 stride: 0,
             },
             lanes: Vec::new(),
@@ -92,14 +88,18 @@ impl Predictor {
             weights: first_weights(),
             rate: 0,
             step: 0,
-            net: false,
+            lane: 0,
+            buckets: [0; CONTEXTS],
+            inputs: Inputs::new(),
+            mix: Mix::new(),
+            cells: [Cell::default(); 2],
+            match_cell: NONE,
         }
     }
 
     /// Forgets everything and prepares for a block of `len` bytes.
-    pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
+    pub(super) fn reset(&mut self, plan: Plan, len: usize) {
         self.plan = plan;
-        self.net = net;
         let whole = len.div_ceil(plan.lanes).max(1);
         self.lanes.clear();
         for l in 0..plan.lanes {
@@ -119,8 +119,9 @@ impl Predictor {
         self.step = 0;
     }
 
-    /// Prepares every lane for its byte `t`; `trees` holds the network's partial sums.
-    pub(super) fn begin_byte(&mut self, block: &[u8], t: usize) {
+    /// Prepares every lane for its byte `t`.
+    #[inline(always)]
+    pub(super) fn begin_byte<K: Kernel>(&mut self, k: K, block: &[u8], t: usize) {
         let step = self.step;
         self.rate = 160 + 600 * 64 / (64 + step);
         self.step += 1;
@@ -144,67 +145,51 @@ impl Predictor {
             } else {
                 0
             };
-            for c in 0..CONTEXTS {
-                w.buckets[c] = self.slots.find(c, w.hashes[c]);
-            }
+            self.slots.prefetch(k, &w.hashes);
         }
     }
 
-    /// After the first four bits: the second half byte's buckets.
-    pub(super) fn middle(&mut self, t: usize) {
-        for (_, w) in self
-            .lanes
-            .iter()
-            .zip(&mut self.work)
-            .filter(|(l, _)| t < l.len)
-        {
-            for c in 0..CONTEXTS {
-                let h = w.hashes[c]
-                    .wrapping_add(w.partial.wrapping_mul(0x9e37_79b1))
-                    .wrapping_mul(0x85eb_ca6b);
-                w.buckets[c] = self.slots.find(c, h ^ h >> 15);
-            }
-        }
-    }
-
-    /// Probability (16 bits) that the next bit of lane `l` is 1. `b` counts bits down from 7.
+    /// Starts a half byte of lane `l`.
     #[inline(always)]
-    pub(super) fn predict(&mut self, l: usize, b: u32) -> i32 {
-        let w = &mut self.work[l];
-        let lane = &self.lanes[l];
-        let node = if b >= 4 {
-            w.partial as usize
-        } else {
-            (w.partial as usize & ((1 << (3 - b)) - 1)) | 1 << (3 - b)
-        };
-        let x = &mut w.mix.x;
-        let mut known = 0;
-        for c in 0..CONTEXTS {
-            let s = self.slots.slot(w.buckets[c], node);
-            let n = (s & 0x7f) as i32;
-            let p = s >> 16;
-            let h = history(s);
-            w.histories[c] = h as u16;
-            let conf = n.min(30);
-            let ind = self.histories.p(c, h);
-            let seen = i32::from(n > 0);
-            known += seen;
-            x[c] = (stretch(p) * (12 + 18 * conf / 30) / 30 * seen) as i16;
-            x[HALF + c] = (((p as i32 - 32768) >> 5) * conf / 60) as i16;
-            x[2 * HALF + c] = (stretch(ind) * seen) as i16;
-            x[3 * HALF + c] = (((ind as i32 - 32768) >> 6) * seen) as i16;
+    pub(super) fn begin_half(&mut self, l: usize) {
+        self.lane = l;
+        let w = &self.work[l];
+        for (c, (bucket, &hash)) in self.buckets.iter_mut().zip(&w.hashes).enumerate() {
+            *bucket = self.slots.find(c, hash);
         }
+    }
+
+    /// After lane `l`'s first four bits: the second half byte's contexts.
+    #[inline(always)]
+    pub(super) fn turn<K: Kernel>(&mut self, k: K, l: usize) {
+        let w = &mut self.work[l];
+        let salt = w.partial.wrapping_mul(0x9e37_79b1);
+        for h in &mut w.hashes {
+            let x = h.wrapping_add(salt).wrapping_mul(0x85eb_ca6b);
+            *h = x ^ x >> 15;
+        }
+        self.slots.prefetch(k, &w.hashes);
+    }
+
+    /// Probability (16 bits) that the next bit is 1. `b` counts bits down from 7.
+    #[inline(always)]
+    pub(super) fn predict<K: Kernel>(&mut self, k: K, b: u32) -> i32 {
+        let w = &self.work[self.lane];
+        let lane = &self.lanes[self.lane];
+        let node = node(w.partial, b);
+        self.slots.read(&self.buckets, node, &mut self.inputs.slots);
+        let known = inputs::prepare(&mut self.inputs, &self.histories, &mut self.mix.x);
+        let x = &mut self.mix.x;
         // The match: a learned confidence in the expected bit.
-        w.match_cell = NONE;
+        self.match_cell = NONE;
         x[EXTRA] = 0;
         x[EXTRA + 1] = 0;
         let mut length = 0;
         if w.expected >> (b + 1) == w.partial {
-            length = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
+            let i = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
             let bit = (w.expected >> b) & 1;
-            let i = length * 2;
-            w.match_cell = i | bit;
-            let p = self.matches[i as usize] >> 16;
+            self.match_cell = i * 2 | bit;
+            let p = self.matches[i as usize * 2] >> 16;
             let st = stretch(p);
             let half = (p as i32 - 32768) >> 5;
             x[EXTRA] = if bit == 1 { st } else { -st } as i16;
@@ -216,53 +201,45 @@ impl Predictor {
         let bit8 = |v: u32| v * 8 + b;
         let mut rows = [
             w.partial,
-            bit8(length.min(15) * 16 + (known as u32) / 2),
+            bit8(length.min(15) * 16 + known / 2),
             bit8(near.column & 255),
             bit8(u32::from(near.aligned)),
             bit8(u32::from(near.above)),
             bit8(u32::from(near.previous)),
             bit8(u32::from(near.trust) * 32 + lane.followed.min(31)),
-            bit8(u32::from(near.trust) * 32 + known as u32 / 2),
+            bit8(u32::from(near.trust) * 32 + known / 2),
         ];
         let mut base = 0;
         for (row, size) in rows.iter_mut().zip(ROWS) {
             *row += base;
             base += size as u32;
         }
-        w.mix.rows = rows;
-        w.mix.finals = [w.partial, FINAL_ROWS[0] as u32 + bit8(near.column & 255)];
-        w.odds = self.mixer.predict(&mut w.mix);
-        let p0 = squash(w.odds);
+        self.mix.rows = rows;
+        self.mix.finals = [w.partial, FINAL_ROWS[0] as u32 + bit8(near.column & 255)];
+        let odds = self.mixer.predict(k, &mut self.mix);
+        let p0 = squash(odds);
         let (p1, c1) =
-            self.apms[0].refine((w.partial | u32::from(near.previous) << 8) as usize, w.odds);
-        let (p2, c2) =
-            self.apms[1].refine((w.partial | u32::from(near.above) << 8) as usize, w.odds);
-        w.cells = [c1, c2];
+            self.apms[0].refine((w.partial | u32::from(near.previous) << 8) as usize, odds);
+        let (p2, c2) = self.apms[1].refine((w.partial | u32::from(near.above) << 8) as usize, odds);
+        self.cells = [c1, c2];
         ((2 * p0 + p1 + p2) >> 2).clamp(1, 65535)
     }
 
-    /// Learns bit `y` of lane `l`.
+    /// Learns bit `y`.
     #[inline(always)]
-    pub(super) fn update(&mut self, l: usize, b: u32, y: u32) {
-        let w = &mut self.work[l];
-        let node = if b >= 4 {
-            w.partial as usize
-        } else {
-            (w.partial as usize & ((1 << (3 - b)) - 1)) | 1 << (3 - b)
-        };
-        self.mixer.update(&w.mix, y, self.rate, 130);
-        for c in 0..CONTEXTS {
-            let s = self.slots.slot_mut(w.buckets[c], node);
-            *s = updated(*s, y);
-            self.histories.update(c, usize::from(w.histories[c]), y);
+    pub(super) fn update<K: Kernel>(&mut self, k: K, b: u32, y: u32) {
+        let w = &mut self.work[self.lane];
+        let node = node(w.partial, b);
+        self.mixer.update(k, &self.mix, y, self.rate, 130);
+        inputs::learn(&mut self.inputs, &mut self.histories, y);
+        self.slots.write(&self.buckets, node, &self.inputs.slots);
+        if self.match_cell != NONE {
+            let hit = u32::from(self.match_cell & 1 == y);
+            let cell = &mut self.matches[(self.match_cell & !1) as usize];
+            *cell = history::updated(*cell, hit, 127, u32::from(RATE[(*cell & 127) as usize]));
         }
-        if w.match_cell != NONE {
-            let hit = u32::from(w.match_cell & 1 == y);
-            let cell = &mut self.matches[(w.match_cell & !1) as usize];
-            *cell = history::updated(*cell, hit, 255);
-        }
-        self.apms[0].update(w.cells[0], y, 5);
-        self.apms[1].update(w.cells[1], y, 5);
+        self.apms[0].update(self.cells[0], y, 5);
+        self.apms[1].update(self.cells[1], y, 5);
         w.partial = w.partial * 2 + y;
     }
 
@@ -277,4 +254,13 @@ impl Predictor {
     }
 }
 
-const _: () = assert!(SETS == 8 && RATE.len() == 128);
+/// The node of the half byte's tree: 1..=15.
+#[inline(always)]
+fn node(partial: u32, b: u32) -> usize {
+    if b >= 4 {
+        partial as usize
+    } else {
+        let done = 3 - b;
+        ((partial & ((1 << done) - 1)) | 1 << done) as usize
+    }
+}

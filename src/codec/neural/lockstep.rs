@@ -1,0 +1,85 @@
+//! The order of everything: step by step; in a step all lanes' upper half bytes, then all lanes' lower ones.
+//!
+//! The same code is compiled for each instruction set; which one runs makes no difference to the result.
+
+use super::NeuralError;
+use super::coder::BitCoder;
+#[cfg(target_arch = "x86_64")]
+use super::kernels::{Avx2, Avx512};
+use super::kernels::{Kernel, Scalar};
+use super::predictor::Predictor;
+
+/// Codes `block` with a reset predictor: the encoder reads it, the decoder fills it.
+pub(super) fn run<C: BitCoder>(
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+) -> Result<(), NeuralError> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(k) = Avx512::detect() {
+            // SAFETY: the kernel exists only where its instructions do.
+            return unsafe { avx512(k, p, block, coder) };
+        }
+        if let Some(k) = Avx2::detect() {
+            // SAFETY: the kernel exists only where its instructions do.
+            return unsafe { avx2(k, p, block, coder) };
+        }
+    }
+    steps(Scalar, p, block, coder)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,bmi1,bmi2")]
+fn avx512<C: BitCoder>(
+    k: Avx512,
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+) -> Result<(), NeuralError> {
+    steps(k, p, block, coder)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2<C: BitCoder>(
+    k: Avx2,
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+) -> Result<(), NeuralError> {
+    steps(k, p, block, coder)
+}
+
+#[inline(always)]
+fn steps<K: Kernel, C: BitCoder>(
+    k: K,
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+) -> Result<(), NeuralError> {
+    let steps = p.lanes.first().map_or(0, |l| l.len);
+    for t in 0..steps {
+        let active = p.lanes.iter().take_while(|l| t < l.len).count();
+        p.begin_byte(k, block, t);
+        for half in [4, 0] {
+            for l in 0..active {
+                let byte = u32::from(block[p.lanes[l].start + t]);
+                p.begin_half(l);
+                for b in (half..half + 4).rev() {
+                    let odds = p.predict(k, b);
+                    let y = coder.code(byte >> b & 1, odds)?;
+                    p.update(k, b, y);
+                }
+                if half == 4 {
+                    p.turn(k, l);
+                } else {
+                    // No context of this step looks at it: the encoder has known it all along.
+                    block[p.lanes[l].start + t] = p.byte(l);
+                }
+            }
+        }
+        p.end_byte(block, t);
+    }
+    Ok(())
+}
