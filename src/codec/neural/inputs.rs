@@ -1,7 +1,7 @@
 //! From slots to mixer inputs and back, for all contexts at once, in passes that compile to vector code.
 //!
-//! Each context gives four inputs: its counter's log odds and plain probability, both weighed by how often it was seen, and the
-//! same two of what followed its bit history elsewhere. A context that was never seen gives zeros.
+//! Each context gives two inputs: its counter's log odds, weighed by how often it was seen, and those of what followed
+//! its bit history in other contexts of its kind. A context that was never seen gives zeros.
 
 use super::contexts::CONTEXTS;
 use super::history::{Histories, history};
@@ -27,7 +27,7 @@ impl Inputs {
     }
 }
 
-/// Fills the first `4 * CONTEXTS` mixer inputs and returns how many contexts were seen before.
+/// Fills the first `2 * CONTEXTS` mixer inputs and returns how many contexts were seen before.
 #[inline(always)]
 pub(super) fn prepare(i: &mut Inputs, histories: &Histories, x: &mut [i16; INPUTS]) -> u32 {
     let mut direct = [0i32; CONTEXTS];
@@ -43,9 +43,7 @@ pub(super) fn prepare(i: &mut Inputs, histories: &Histories, x: &mut [i16; INPUT
         indirect[c] = i32::from(STRETCH[(i.cells[c] >> 20) as usize]);
     }
     let mut known = 0;
-    let (x0, rest) = x.split_at_mut(CONTEXTS);
-    let (x1, rest) = rest.split_at_mut(CONTEXTS);
-    let (x2, x3) = rest.split_at_mut(CONTEXTS);
+    let (x0, x1) = x.split_at_mut(CONTEXTS);
     for c in 0..CONTEXTS {
         let s = i.slots[c];
         let n = (s & 0x7f) as i32;
@@ -53,9 +51,7 @@ pub(super) fn prepare(i: &mut Inputs, histories: &Histories, x: &mut [i16; INPUT
         let seen = -i32::from(n > 0);
         known += seen & 1;
         x0[c] = ((direct[c] * (102 + conf * 5)) >> 8 & seen) as i16;
-        x1[c] = ((((s >> 16) as i32 - 32768) * conf) >> 11) as i16;
-        x2[c] = (indirect[c] & seen) as i16;
-        x3[c] = (((i.cells[c] >> 16) as i32 - 32768) >> 6 & seen) as i16;
+        x1[c] = (indirect[c] & seen) as i16;
     }
     known as u32
 }

@@ -7,15 +7,15 @@ use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
 
 /// Inputs of the first layer, padded to whole vectors.
-pub(super) const INPUTS: usize = 160;
+pub(super) const INPUTS: usize = 96;
 /// Weight sets of the first layer.
 pub(super) const SETS: usize = 8;
 
 /// Weight of 1.0 in the first layer.
 const ONE: i32 = 1 << 14;
 
-/// Selector sizes of the weight sets.
-pub(super) const ROWS: [usize; SETS] = [256, 2048, 2048, 2048, 2048, 2048, 2048, 2048];
+/// Rows of each weight set: what selects them has at most 8 bits.
+pub(super) const ROWS: usize = 256;
 /// Rows of each of the second layer's two weight sets.
 pub(super) const FINAL_ROWS: [usize; 2] = [256, 2048];
 
@@ -57,7 +57,7 @@ impl Mixer {
 
     pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
         self.weights.clear();
-        self.weights.resize(ROWS.iter().sum(), *init);
+        self.weights.resize(SETS * ROWS, *init);
         self.finals.clear();
         self.finals
             .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SETS]);

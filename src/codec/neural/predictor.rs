@@ -14,8 +14,8 @@ use super::plan::{Kind, MAX_LANES, Plan};
 use super::slots::{RATE, Slots};
 use super::tables::{squash, stretch};
 
-/// First input after the contexts' four groups.
-const EXTRA: usize = 4 * CONTEXTS;
+/// First input after the contexts' two groups.
+const EXTRA: usize = 2 * CONTEXTS;
 
 /// A lane's contexts for the current byte.
 #[derive(Clone)]
@@ -54,10 +54,8 @@ pub(super) struct Predictor {
 
 fn first_weights() -> [i16; INPUTS] {
     let mut w = [0; INPUTS];
-    w[..CONTEXTS].fill(weight(100));
-    w[CONTEXTS..2 * CONTEXTS].fill(weight(50));
-    w[2 * CONTEXTS..3 * CONTEXTS].fill(weight(120));
-    w[3 * CONTEXTS..4 * CONTEXTS].fill(weight(50));
+    w[..CONTEXTS].fill(weight(60));
+    w[CONTEXTS..2 * CONTEXTS].fill(weight(80));
     w[EXTRA..EXTRA + 4].fill(weight(200));
     w
 }
@@ -123,7 +121,7 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn begin_byte<K: Kernel>(&mut self, k: K, block: &[u8], t: usize) {
         let step = self.step;
-        self.rate = 160 + 600 * 64 / (64 + step);
+        self.rate = 600 + 600 * 64 / (64 + step);
         self.step += 1;
         for (lane, w) in self
             .lanes
@@ -180,6 +178,7 @@ impl Predictor {
         self.slots.read(&self.buckets, node, &mut self.inputs.slots);
         let known = inputs::prepare(&mut self.inputs, &self.histories, &mut self.mix.x);
         let x = &mut self.mix.x;
+        let known = known.min(31);
         // The match: a learned confidence in the expected bit.
         self.match_cell = NONE;
         x[EXTRA] = 0;
@@ -198,24 +197,23 @@ impl Predictor {
         }
         x[EXTRA + 2] = 256;
         let near = &w.near;
-        let bit8 = |v: u32| v * 8 + b;
         let mut rows = [
             w.partial,
-            bit8(length.min(15) * 16 + known / 2),
-            bit8(near.column & 255),
-            bit8(u32::from(near.aligned)),
-            bit8(u32::from(near.above)),
-            bit8(u32::from(near.previous)),
-            bit8(u32::from(near.trust) * 32 + lane.followed.min(31)),
-            bit8(u32::from(near.trust) * 32 + known / 2),
+            length.min(15) * 16 + known / 2,
+            near.column & 255,
+            u32::from(near.aligned),
+            u32::from(near.above),
+            u32::from(near.previous),
+            u32::from(near.trust) * 32 + lane.followed.min(31),
+            b * 32 + known,
         ];
         let mut base = 0;
-        for (row, size) in rows.iter_mut().zip(ROWS) {
+        for row in &mut rows {
             *row += base;
-            base += size as u32;
+            base += ROWS as u32;
         }
         self.mix.rows = rows;
-        self.mix.finals = [w.partial, FINAL_ROWS[0] as u32 + bit8(near.column & 255)];
+        self.mix.finals = [w.partial, FINAL_ROWS[0] as u32 + (near.column & 255) * 8 + b];
         let odds = self.mixer.predict(k, &mut self.mix);
         let p0 = squash(odds);
         let (p1, c1) =
@@ -230,7 +228,7 @@ impl Predictor {
     pub(super) fn update<K: Kernel>(&mut self, k: K, b: u32, y: u32) {
         let w = &mut self.work[self.lane];
         let node = node(w.partial, b);
-        self.mixer.update(k, &self.mix, y, self.rate, 130);
+        self.mixer.update(k, &self.mix, y, self.rate, 400);
         inputs::learn(&mut self.inputs, &mut self.histories, y);
         self.slots.write(&self.buckets, node, &self.inputs.slots);
         if self.match_cell != NONE {
@@ -238,8 +236,8 @@ impl Predictor {
             let cell = &mut self.matches[(self.match_cell & !1) as usize];
             *cell = history::updated(*cell, hit, 127, u32::from(RATE[(*cell & 127) as usize]));
         }
-        self.apms[0].update(self.cells[0], y, 5);
-        self.apms[1].update(self.cells[1], y, 5);
+        self.apms[0].update(self.cells[0], y, 4);
+        self.apms[1].update(self.cells[1], y, 4);
         w.partial = w.partial * 2 + y;
     }
 
