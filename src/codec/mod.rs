@@ -4,6 +4,7 @@
 //! never allocates more than the decoded length that its caller bounded asks for.
 
 pub mod id;
+mod model_net;
 pub mod neural;
 mod zstd;
 
@@ -13,6 +14,7 @@ pub use id::{CodecId, Encoded, ModelId};
 pub use neural::NeuralError;
 
 use crate::engine;
+use model_net::ModelNet;
 
 /// Why a payload does not decode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,17 +44,28 @@ pub fn encode_fresh(data: &[u8]) -> Encoded {
     )
 }
 
-/// Encodes a block to keep: the smallest of raw, zstd level 19 and neural.
+/// Encodes a block to keep: the smallest of raw, zstd level 19, and neural with and without the model.
+///
+/// A payload that needs the model must be a little smaller than one that does not, because it decodes more slowly.
 #[must_use]
 pub fn encode_packed(data: &[u8], model: &Arc<engine::Model>) -> Encoded {
-    let _ = model;
-    let neural = neural::encode(data, None);
+    let alone = neural::encode(data, None);
     let mut found = Vec::with_capacity(2);
-    // Long repeats leave almost nothing for statistics to gain, and very long ones cost zstd less.
-    if neural.len() * 50 < data.len() || data.len() < 4096 || neural.len() + 64 > data.len() {
+    // zstd can only win on long repeats, on noise (by its raw blocks) and on very short blocks.
+    if alone.len() * 50 < data.len()
+        || data.len() < 4096
+        || alone.len() + data.len() / 32 > data.len()
+    {
         found.push((CodecId::Zstd, None, zstd::encode(data, zstd::BEST)));
     }
-    found.push((CodecId::Neural, None, neural));
+    // Below that, what is left is not the model's to find.
+    if data.len() > 512 && alone.len() * 100 > data.len() {
+        let joint = neural::encode(data, Some(&mut ModelNet::new(model)));
+        if joint.len() + joint.len() / 200 < alone.len() {
+            found.push((CodecId::Neural, Some(ModelId(model.id())), joint));
+        }
+    }
+    found.push((CodecId::Neural, None, alone));
     smallest(data, found)
 }
 
@@ -84,7 +97,6 @@ pub fn decode(
     payload: &[u8],
     decoded_len: usize,
 ) -> Result<Vec<u8>, CodecError> {
-    let _ = model;
     let data = match codec {
         CodecId::Raw if payload.len() == decoded_len => payload.to_vec(),
         CodecId::Raw => {
@@ -94,7 +106,10 @@ pub fn decode(
             });
         }
         CodecId::Zstd => zstd::decode(payload, decoded_len)?,
-        CodecId::Neural => neural::decode(payload, decoded_len, None)?,
+        CodecId::Neural => match model {
+            Some(model) => neural::decode(payload, decoded_len, Some(&mut ModelNet::new(model)))?,
+            None => neural::decode(payload, decoded_len, None)?,
+        },
     };
     if data.len() != decoded_len {
         return Err(CodecError::Length {
@@ -110,7 +125,8 @@ mod tests {
     use super::*;
 
     fn model() -> Arc<engine::Model> {
-        Arc::new(engine::Model::from_bytes(&[]).expect("a stub loads"))
+        let file = engine::random_file(&engine::small_config(), 7);
+        Arc::new(engine::Model::from_bytes(&file).expect("a random model loads"))
     }
 
     fn samples() -> Vec<Vec<u8>> {
@@ -142,6 +158,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn payloads_with_a_model_decode_with_it_only() {
+        let model = model();
+        let data = b"a line of text 12\n".repeat(40);
+        let payload = neural::encode(&data, Some(&mut ModelNet::new(&model)));
+        assert_eq!(
+            decode(CodecId::Neural, Some(&model), &payload, data.len()).as_deref(),
+            Ok(&data[..])
+        );
+        assert_eq!(
+            decode(CodecId::Neural, None, &payload, data.len()),
+            Err(CodecError::Neural(NeuralError::Net))
+        );
     }
 
     #[test]

@@ -40,3 +40,6 @@ pub use error::EngineError;
 pub use kernels::Kernel;
 pub use model::{FORMAT_VERSION, METADATA_CONFIG, METADATA_VERSION, Model, tensor_shapes};
 pub use state::{MAX_LANES, State};
+
+#[cfg(test)]
+pub(crate) use model::tests::{random_file, small_config};

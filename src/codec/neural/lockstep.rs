@@ -7,6 +7,8 @@ use super::coder::BitCoder;
 #[cfg(target_arch = "x86_64")]
 use super::kernels::{Avx2, Avx512};
 use super::kernels::{Kernel, Scalar};
+use super::net::Net;
+use super::plan::MAX_LANES;
 use super::predictor::Predictor;
 
 /// Codes `block` with a reset predictor: the encoder reads it, the decoder fills it.
@@ -14,19 +16,20 @@ pub(super) fn run<C: BitCoder>(
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
+    net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(k) = Avx512::detect() {
             // SAFETY: the kernel exists only where its instructions do.
-            return unsafe { avx512(k, p, block, coder) };
+            return unsafe { avx512(k, p, block, coder, net) };
         }
         if let Some(k) = Avx2::detect() {
             // SAFETY: the kernel exists only where its instructions do.
-            return unsafe { avx2(k, p, block, coder) };
+            return unsafe { avx2(k, p, block, coder, net) };
         }
     }
-    steps(Scalar, p, block, coder)
+    steps(Scalar, p, block, coder, net)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -36,8 +39,9 @@ fn avx512<C: BitCoder>(
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
+    net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
-    steps(k, p, block, coder)
+    steps(k, p, block, coder, net)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -47,8 +51,9 @@ fn avx2<C: BitCoder>(
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
+    net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
-    steps(k, p, block, coder)
+    steps(k, p, block, coder, net)
 }
 
 #[inline(always)]
@@ -57,10 +62,19 @@ fn steps<K: Kernel, C: BitCoder>(
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
+    mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     let steps = p.lanes.first().map_or(0, |l| l.len);
+    let starts: Vec<usize> = p.lanes.iter().map(|l| l.start).collect();
+    let mut weights = vec![[1; 256]; if net.is_some() { MAX_LANES } else { 0 }];
     for t in 0..steps {
         let active = p.lanes.iter().take_while(|l| t < l.len).count();
+        if let Some(net) = net.as_deref_mut() {
+            net.step(block, &starts[..active], t, &mut weights);
+            for (l, weights) in weights.iter().enumerate().take(active) {
+                p.expect(l, weights);
+            }
+        }
         p.begin_byte(k, block, t);
         for half in [4, 0] {
             for l in 0..active {

@@ -42,12 +42,9 @@ pub enum NeuralError {
     /// The payload's plan does not fit the block.
     #[error("neural payload has an impossible plan")]
     Plan,
-    /// The payload was written with a network that is not given, or the reverse.
-    #[error("neural payload needs a network: {needed}")]
-    Net {
-        /// Whether the payload was coded with a network.
-        needed: bool,
-    },
+    /// The payload was written with a network and none is given.
+    #[error("neural payload needs its model")]
+    Net,
     /// The coded bits are impossible.
     #[error("neural payload is corrupt")]
     Corrupt,
@@ -61,32 +58,44 @@ thread_local! {
     static SCRATCH: RefCell<Option<Box<Predictor>>> = const { RefCell::new(None) };
 }
 
-/// Encodes `data`.
-pub fn encode(data: &[u8], net: Option<&mut dyn Net>) -> Vec<u8> {
-    let plan = Plan::find(data);
+/// Encodes `data`, with a network in up to 16 lanes, without one in a single lane.
+pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>) -> Vec<u8> {
+    let plan = Plan::find(data, net.is_some());
     let mut out = Vec::with_capacity(data.len() / 4 + 16);
     header::write(&plan, net.is_some(), &mut out);
     let mut coder = BitEncoder::new();
     let mut block = data.to_vec();
     // Encoding cannot fail: every probability is nonzero.
-    let _ = run(&mut block, plan, &mut coder, net);
+    let _ = run(&mut block, plan, &mut coder, net.take());
     coder.finish(&mut out);
     out
 }
 
-/// Decodes a payload of [`encode`] into the `len` bytes that it was made from.
+/// Whether [`decode`] needs the network that the payload was made with.
+///
+/// # Errors
+/// A payload without a valid header.
+pub fn needs_net(payload: &[u8], len: usize) -> Result<bool, NeuralError> {
+    header::read(payload, len).map(|(_, net, _)| net)
+}
+
+/// Decodes a payload of [`encode`] into the `len` bytes that it was made from. A network is ignored if the payload was made
+/// without one.
+///
+/// # Errors
+/// Any [`NeuralError`]; a damaged payload may also decode to wrong bytes.
 pub fn decode(
     payload: &[u8],
     len: usize,
     net: Option<&mut dyn Net>,
 ) -> Result<Vec<u8>, NeuralError> {
     let (plan, needed, bits) = header::read(payload, len)?;
-    if needed != net.is_some() {
-        return Err(NeuralError::Net { needed });
+    if needed && net.is_none() {
+        return Err(NeuralError::Net);
     }
     let mut block = vec![0; len];
     let mut coder = BitDecoder::new(bits);
-    run(&mut block, plan, &mut coder, net)?;
+    run(&mut block, plan, &mut coder, net.filter(|_| needed))?;
     coder.finish()?;
     Ok(block)
 }
@@ -95,12 +104,14 @@ fn run<C: BitCoder>(
     block: &mut [u8],
     plan: Plan,
     coder: &mut C,
-    net: Option<&mut dyn Net>,
+    mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     SCRATCH.with_borrow_mut(|scratch| {
         let p = scratch.get_or_insert_with(|| Box::new(Predictor::new()));
-        p.reset(plan, block.len());
-        let _ = net;
-        lockstep::run(p, block, coder)
+        p.reset(plan, block.len(), net.is_some());
+        if let Some(net) = net.as_deref_mut() {
+            net.reset(plan.lanes, plan.stride);
+        }
+        lockstep::run(p, block, coder, net)
     })
 }

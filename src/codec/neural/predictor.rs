@@ -10,6 +10,7 @@ use super::inputs::{self, Inputs};
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
 use super::mixer::{FINAL_ROWS, INPUTS, Mix, Mixer, ROWS, weight};
+use super::net::Tree;
 use super::plan::{Kind, MAX_LANES, Plan};
 use super::slots::{RATE, Slots};
 use super::tables::{squash, stretch};
@@ -26,6 +27,8 @@ struct Work {
     partial: u32,
     /// The byte that the match expects, behind a leading 1; 0: none.
     expected: u32,
+    /// The network's prediction of the byte.
+    tree: Tree,
 }
 
 /// The adaptive state of one block.
@@ -39,6 +42,8 @@ pub(super) struct Predictor {
     apms: [Apm; 2],
     matches: Vec<u32>,
     work: Vec<Work>,
+    /// Whether this block has a network.
+    net: bool,
     start: [u32; HISTORIES],
     weights: [i16; INPUTS],
     rate: i32,
@@ -67,6 +72,7 @@ impl Predictor {
             near: Near::default(),
             partial: 1,
             expected: 0,
+            tree: Tree::new(),
         };
         Predictor {
             plan: Plan {
@@ -81,6 +87,7 @@ impl Predictor {
             mixer: Mixer::new(),
             apms: [Apm::new(), Apm::new()],
             matches: Vec::new(),
+            net: false,
             work: vec![work; MAX_LANES],
             start: history::start(),
             weights: first_weights(),
@@ -96,8 +103,9 @@ impl Predictor {
     }
 
     /// Forgets everything and prepares for a block of `len` bytes.
-    pub(super) fn reset(&mut self, plan: Plan, len: usize) {
+    pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
         self.plan = plan;
+        self.net = net;
         let whole = len.div_ceil(plan.lanes).max(1);
         self.lanes.clear();
         for l in 0..plan.lanes {
@@ -145,6 +153,11 @@ impl Predictor {
             };
             self.slots.prefetch(k, &w.hashes);
         }
+    }
+
+    /// Takes the network's weights for lane `l`'s next byte.
+    pub(super) fn expect(&mut self, l: usize, weights: &[u32; 256]) {
+        self.work[l].tree.set(weights);
     }
 
     /// Starts a half byte of lane `l`.
@@ -196,6 +209,11 @@ impl Predictor {
             length = 1 + lane.match_len.min(32) / 2;
         }
         x[EXTRA + 2] = 256;
+        x[EXTRA + 3] = if self.net {
+            stretch(w.tree.p(w.partial)) as i16
+        } else {
+            0
+        };
         let near = &w.near;
         let mut rows = [
             w.partial,
@@ -213,7 +231,10 @@ impl Predictor {
             base += ROWS as u32;
         }
         self.mix.rows = rows;
-        self.mix.finals = [w.partial, FINAL_ROWS[0] as u32 + (near.column & 255) * 8 + b];
+        self.mix.finals = [
+            w.partial,
+            FINAL_ROWS[0] as u32 + (near.column & 255) * 8 + b,
+        ];
         let odds = self.mixer.predict(k, &mut self.mix);
         let p0 = squash(odds);
         let (p1, c1) =

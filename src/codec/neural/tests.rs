@@ -119,3 +119,56 @@ fn large_blocks_round_trip() {
     round_trip(&t[..1_000_003]);
     round_trip(&records(170_000)[..1 << 20]);
 }
+
+/// Knows the answer with probability 1/2 where the byte before says so, and counts its calls.
+struct Fake {
+    lanes: usize,
+    steps: usize,
+}
+
+impl Net for Fake {
+    fn reset(&mut self, lanes: usize, _stride: usize) {
+        (self.lanes, self.steps) = (lanes, 0);
+    }
+
+    fn step(&mut self, block: &[u8], starts: &[usize], t: usize, weights: &mut [[u32; 256]]) {
+        assert!(starts.len() <= self.lanes && t == self.steps);
+        self.steps += 1;
+        for (&start, weights) in starts.iter().zip(weights) {
+            weights.fill(1);
+            let before = if t > 0 { block[start + t - 1] } else { 0 };
+            weights[usize::from(before.wrapping_mul(5).wrapping_add(1))] = 60_000;
+        }
+    }
+}
+
+#[test]
+fn a_network_that_knows_makes_blocks_small() {
+    let mut x = 0u8;
+    let mut data: Vec<u8> = Vec::new();
+    for i in 0..20_001u32 {
+        x = if i % 97 == 0 {
+            (i / 97 * 31) as u8
+        } else {
+            x.wrapping_mul(5).wrapping_add(1)
+        };
+        data.push(x);
+    }
+    let mut net = Fake { lanes: 0, steps: 0 };
+    let payload = encode(&data, Some(&mut net));
+    assert!(net.lanes > 1);
+    assert!(payload.len() * 12 < data.len(), "{}", payload.len());
+    assert_eq!(needs_net(&payload, data.len()), Ok(true));
+    assert_eq!(
+        decode(&payload, data.len(), Some(&mut net)).as_deref(),
+        Ok(&data[..])
+    );
+    assert_eq!(decode(&payload, data.len(), None), Err(NeuralError::Net));
+    for n in [0, 1, 2, 17, 2047, 2048, 5000] {
+        let payload = encode(&data[..n], Some(&mut net));
+        assert_eq!(
+            decode(&payload, n, Some(&mut net)).as_deref(),
+            Ok(&data[..n])
+        );
+    }
+}
