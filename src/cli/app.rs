@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::{
-    CliError, Outcome, cat, compress, decompress, mount, pack, profiles, stat, umount, unpack,
-    verify, warn,
+    CliError, Outcome, cat, compress, decompress, mount, pack, profiles, stat, train, umount,
+    unpack, verify, warn,
 };
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
@@ -37,6 +37,7 @@ enum Command {
     Stat(stat::Args),
     Verify(verify::Args),
     Profiles(profiles::Args),
+    Train(train::Args),
 }
 
 #[derive(Debug, Parser)]
@@ -82,6 +83,7 @@ pub fn vortex_fs() -> ExitCode {
             Command::Stat(args) => stat::run(args),
             Command::Verify(args) => verify::run(args),
             Command::Profiles(args) => profiles::run(args),
+            Command::Train(args) => train::run(args),
         }
     })
 }

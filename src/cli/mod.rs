@@ -30,6 +30,7 @@ mod report;
 mod signals;
 mod size;
 mod stat;
+mod train;
 mod umount;
 mod unpack;
 mod verify;

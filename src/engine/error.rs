@@ -6,13 +6,13 @@ pub enum EngineError {
     /// The bytes are not a safetensors file.
     #[error("not a model file: {0}")]
     Container(String),
-    /// The file is a safetensors file of something else, or of a later version.
-    #[error("model format version is {got:?}, this program reads {expected:?}")]
+    /// The file is a safetensors file of something else, or a model of another version.
+    #[error("not a model of version {expected}: it has {}", got.map_or("none".to_string(), |v| format!("version {v}")))]
     Version {
         /// Version that this program reads.
-        expected: &'static str,
-        /// Version in the file, or nothing.
-        got: String,
+        expected: u32,
+        /// Version in the file, if it names one.
+        got: Option<u32>,
     },
     /// The configuration asks for a model that can not be run exactly.
     #[error("model configuration: {0}")]

@@ -9,11 +9,49 @@ use super::{Config, EngineError, Kernel};
 use safetensors::{Dtype, SafeTensors};
 
 /// Version of the arithmetic and of the tensor names; a change of either changes it.
-pub const FORMAT_VERSION: &str = "1";
-/// Metadata key of [`FORMAT_VERSION`].
-pub const METADATA_VERSION: &str = "vortex_model";
-/// Metadata key of the [`Config`] in JSON.
-pub const METADATA_CONFIG: &str = "config";
+pub const FORMAT_VERSION: u32 = 1;
+/// The one metadata key of a model file; its value is [`metadata`].
+pub const METADATA_KEY: &str = "vortex_model";
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata<C> {
+    version: u32,
+    config: C,
+}
+
+/// The metadata of a model file: version and configuration as JSON, always the same bytes for the same configuration.
+///
+/// # Errors
+/// None that a [`Config`] can cause; JSON writers report errors.
+pub fn metadata(config: &Config) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Metadata {
+        version: FORMAT_VERSION,
+        config,
+    })
+}
+
+fn parse_metadata(json: &str) -> Result<Config, EngineError> {
+    let wrong = |e: serde_json::Error| EngineError::Config(e.to_string());
+    let open: Metadata<serde_json::Value> = match serde_json::from_str(json) {
+        Ok(open) => open,
+        Err(_) => {
+            return Err(EngineError::Version {
+                expected: FORMAT_VERSION,
+                got: None,
+            });
+        }
+    };
+    if open.version != FORMAT_VERSION {
+        return Err(EngineError::Version {
+            expected: FORMAT_VERSION,
+            got: Some(open.version),
+        });
+    }
+    let config: Config = serde_json::from_value(open.config).map_err(wrong)?;
+    config.validate()?;
+    Ok(config)
+}
 
 /// One layer's weights.
 #[derive(Debug)]
@@ -86,23 +124,8 @@ impl Model {
         }
         let container = |e: safetensors::SafeTensorError| EngineError::Container(e.to_string());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
-        let entry = |key: &str| {
-            header
-                .metadata()
-                .as_ref()
-                .and_then(|m| m.get(key))
-                .map_or("", String::as_str)
-        };
-        if entry(METADATA_VERSION) != FORMAT_VERSION {
-            let got = entry(METADATA_VERSION).to_string();
-            return Err(EngineError::Version {
-                expected: FORMAT_VERSION,
-                got,
-            });
-        }
-        let config: Config = serde_json::from_str(entry(METADATA_CONFIG))
-            .map_err(|e| EngineError::Config(e.to_string()))?;
-        config.validate()?;
+        let entry = header.metadata().as_ref().and_then(|m| m.get(METADATA_KEY));
+        let config = parse_metadata(entry.map_or("", String::as_str))?;
         let file = SafeTensors::deserialize(bytes).map_err(container)?;
         let mut tensors = Vec::new();
         for (name, shape) in tensor_shapes(&config) {
@@ -253,13 +276,7 @@ pub(crate) mod tests {
                 )
             })
             .collect();
-        let metadata = HashMap::from([
-            (METADATA_VERSION.to_string(), FORMAT_VERSION.to_string()),
-            (
-                METADATA_CONFIG.to_string(),
-                serde_json::to_string(config).unwrap(),
-            ),
-        ]);
+        let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config).unwrap())]);
         safetensors::serialize(views, Some(metadata)).unwrap()
     }
 
@@ -317,7 +334,13 @@ pub(crate) mod tests {
             Model::from_bytes(b"nothing"),
             Err(EngineError::Container(_))
         ));
-        let old = String::from_utf8_lossy(&file).contains("vortex_model");
-        assert!(old);
+        let at = file.windows(9).position(|w| w == br#"version\""#).unwrap();
+        let mut later = file;
+        later[at + 10] = b'2';
+        let refused = EngineError::Version {
+            expected: 1,
+            got: Some(2),
+        };
+        assert_eq!(Model::from_bytes(&later).err(), Some(refused));
     }
 }

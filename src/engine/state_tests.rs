@@ -249,3 +249,43 @@ fn states_hold_one_to_sixteen_lanes() {
     assert!(State::new(&model, 0).is_err());
     assert!(State::new(&model, 17).is_err());
 }
+
+/// `cargo test --release --lib engine_speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn engine_speed() {
+    use rustix::time::{ClockId, clock_gettime};
+    // The thread's own time: a busy machine does not make the model look slow.
+    let now = || {
+        let t = clock_gettime(ClockId::ThreadCPUTime);
+        t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+    };
+    let file = include_bytes!("../../profiles/fast.safetensors");
+    for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
+        let model = Model::with_kernel(file, kernel).unwrap();
+        let count = model.config().model.features.len();
+        let mut state = State::new(&model, MAX_LANES).unwrap();
+        let mut weights = vec![[0; 256]; MAX_LANES];
+        let input = bytes(MAX_LANES * count * 97, 3);
+        let mut best = 0f64;
+        for _ in 0..8 {
+            let start = now();
+            for t in 0..1024 {
+                let at = t % 97 * MAX_LANES * count;
+                state.step(
+                    &model,
+                    &input[at..at + MAX_LANES * count],
+                    MAX_LANES,
+                    &mut weights,
+                );
+            }
+            best = best.max(1024.0 * MAX_LANES as f64 / (now() - start));
+        }
+        println!(
+            "{:8} {:7.1} KB/s, {} MAC/byte",
+            kernel.name(),
+            best / 1e3,
+            model.config().macs_per_byte()
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! From float masters to the model file of the engine, and back.
+
+use super::ops::Quantise;
+use super::params::{Params, exponent};
+use crate::engine::{Config, EngineError, METADATA_KEY, Model, metadata, tensor_shapes};
+use candle_core::{Device, Tensor, Var};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::HashMap;
+
+/// Why a model file can not be continued from, or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file is no model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The file is a model of another architecture.
+    #[error("it has another architecture than the configuration: {0}")]
+    Architecture(String),
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// The container could not be written or read.
+    #[error("model file: {0}")]
+    Container(#[from] safetensors::SafeTensorError),
+    /// The configuration could not be written.
+    #[error("model configuration: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The model file of these masters. The same masters give the same bytes.
+///
+/// # Errors
+/// [`ImportError`] if a master is missing.
+pub fn export(config: &Config, params: &Params) -> Result<Vec<u8>, ImportError> {
+    let mut tensors = Vec::new();
+    for (name, shape) in tensor_shapes(config) {
+        let missing = || ImportError::Architecture(format!("no tensor {name}"));
+        let master = params
+            .get(&name)
+            .ok_or_else(missing)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        let e = exponent(config, &name);
+        let bytes: Vec<u8> = master
+            .iter()
+            .map(|&w| Quantise::value(w, e) as i8 as u8)
+            .collect();
+        tensors.push((name, shape, bytes));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::I8, shape.clone(), bytes)?,
+            ))
+        })
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    // A single entry: a map with more would be written in another order on every run.
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config)?)]);
+    Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
+/// Masters that quantise to the weights of a model file of this architecture.
+///
+/// # Errors
+/// [`ImportError`] naming the first difference of architecture, or what is wrong with the file.
+pub fn import(config: &Config, bytes: &[u8]) -> Result<Params, ImportError> {
+    let found = Model::from_bytes(bytes)?;
+    if found.config() != config {
+        let json = serde_json::to_string(found.config())?;
+        return Err(ImportError::Architecture(json));
+    }
+    let file = SafeTensors::deserialize(bytes)?;
+    tensor_shapes(config)
+        .into_iter()
+        .map(|(name, shape)| {
+            let unit = (1u32 << exponent(config, &name)) as f32;
+            let values: Vec<f32> = file
+                .tensor(&name)?
+                .data()
+                .iter()
+                .map(|&b| f32::from(b as i8) / unit)
+                .collect();
+            Ok((
+                name,
+                Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?,
+            ))
+        })
+        .collect()
+}
