@@ -464,7 +464,7 @@ impl CustomOp3 for Attention {
                         )
                         .backward(part(g, batch, b))
                     };
-                    Ok((0..batch).into_iter().map(of).collect())
+                    Ok((0..batch).map(of).collect())
                 })
             })
         })?;

@@ -178,10 +178,11 @@ pub fn is_root() -> bool {
 
 /// A tiny model of arbitrary weights, different for every seed, as a model file.
 pub fn tiny_model(seed: u64) -> Vec<u8> {
-    use vortex_fs::engine::{FORMAT_VERSION, METADATA_CONFIG, METADATA_VERSION, tensor_shapes};
+    use vortex_fs::engine::{Config, METADATA_KEY, metadata, tensor_shapes};
     let config = r#"{"model":{"d_model":16,"n_layers":1,"n_heads":1,"ffn":32},
         "compressive_memory":{"window_size":8,"compression_rate":2,"max_compressed_len":8}}"#;
-    let shapes = tensor_shapes(&serde_json::from_str(config).unwrap());
+    let config: Config = serde_json::from_str(config).unwrap();
+    let shapes = tensor_shapes(&config);
     let mut state = seed;
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
         .into_iter()
@@ -202,13 +203,6 @@ pub fn tiny_model(seed: u64) -> Vec<u8> {
             safetensors::tensor::TensorView::new(safetensors::Dtype::I8, shape.clone(), weights);
         (name.clone(), view.unwrap())
     });
-    let metadata = [
-        (METADATA_VERSION, FORMAT_VERSION),
-        (METADATA_CONFIG, config),
-    ];
-    let metadata = metadata
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
+    let metadata = [(METADATA_KEY.to_owned(), metadata(&config).unwrap())].into();
     safetensors::serialize(views, Some(metadata)).unwrap()
 }
