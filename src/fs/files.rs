@@ -22,11 +22,22 @@ use crate::store::{Access, names};
 pub(super) struct Hold<'a> {
     pub(super) fs: &'a Fs,
     pub(super) node: Arc<Node>,
+    kept: bool,
+}
+
+impl Hold<'_> {
+    /// Keeps the hold beyond this; [`Fs::unhold`] ends it.
+    fn keep(mut self) -> Arc<Node> {
+        self.kept = true;
+        Arc::clone(&self.node)
+    }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.fs.unhold(&self.node);
+        if !self.kept {
+            self.fs.unhold(&self.node);
+        }
     }
 }
 
@@ -108,8 +119,7 @@ impl Fs {
         if flags.contains(OFlags::TRUNC) {
             self.truncate(&hold.node, 0)?;
         }
-        let handle = FileHandle::new(Arc::clone(&hold.node), flags);
-        std::mem::forget(hold);
+        let handle = FileHandle::new(hold.keep(), flags);
         Ok(self.handles.insert(Handle::File(Arc::new(handle))))
     }
 
@@ -154,7 +164,7 @@ impl Fs {
         self.commit(&node, !datasync)?;
         let new_in = lock(&node.new_in).take();
         if let Some(dir) = new_in {
-            sys::fsync(dir.backing().reopen_dir()?)?;
+            sys::fsync(dir.reopen_dir()?)?;
         }
         Ok(())
     }
@@ -188,11 +198,12 @@ impl Fs {
     /// What the backing file system answers.
     pub fn fsyncdir(&self, fh: Fh, datasync: bool) -> Result<()> {
         let dir = self.handles.dir(fh)?.node.backing().reopen_dir()?;
-        Ok(if datasync {
-            sys::fdatasync(dir)?
+        let synced = if datasync {
+            sys::fdatasync(dir)
         } else {
-            sys::fsync(dir)?
-        })
+            sys::fsync(dir)
+        };
+        Ok(synced?)
     }
 
     /// Keeps the node and its content until the hold is dropped.
@@ -200,6 +211,7 @@ impl Fs {
         Ok(Hold {
             fs: self,
             node: self.nodes.hold(id)?,
+            kept: false,
         })
     }
 
@@ -296,7 +308,7 @@ impl Fs {
             .map(|(backing, kind)| {
                 let node = self.nodes.intern(backing, kind);
                 *lock(&node.name) = name.to_os_string();
-                *lock(&node.new_in) = Some(Arc::clone(dir));
+                *lock(&node.new_in) = Some(dir.backing());
                 node
             })
             .inspect_err(|_| namespace::undo(dir, backing_name))

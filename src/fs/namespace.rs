@@ -168,7 +168,7 @@ impl Fs {
             &backing_name,
             AtFlags::SYMLINK_FOLLOW,
         )?;
-        *lock(&node.new_in) = Some(Arc::clone(&dir));
+        *lock(&node.new_in) = Some(dir.backing());
         let attr = self.attr_of(&node)?;
         self.nodes.find(backing.key);
         Ok((node.id, attr))

@@ -64,7 +64,7 @@ pub(super) struct Node {
     pub(super) seen: Mutex<Option<Stamp>>,
     pub(super) ctime: Mutex<Option<CtimePin>>,
     /// A directory to sync with the node, because the name in it is new.
-    pub(super) new_in: Mutex<Option<Arc<Node>>>,
+    pub(super) new_in: Mutex<Option<Arc<Backing>>>,
     /// A failure in the background that no caller knows of yet.
     pub(super) failed: Mutex<Option<FsError>>,
     /// For messages: the last name it was looked up by.

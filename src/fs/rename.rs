@@ -83,7 +83,7 @@ impl Fs {
         }
         if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form)) {
             *lock(&node.name) = new_name.to_os_string();
-            *lock(&node.new_in) = Some(Arc::clone(&to_dir));
+            *lock(&node.new_in) = Some(to_dir.backing());
         }
         Ok(())
     }

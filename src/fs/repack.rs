@@ -207,7 +207,7 @@ impl Fs {
             _ => u64::try_from(stat.st_size).unwrap_or(0),
         };
         let stored = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        let (links, segment) = (stat.st_nlink as u64, backing.is_segment());
+        let (links, segment) = (stat.st_nlink, backing.is_segment());
         drop(content);
         let name = name.to_os_string();
         Ok(Snapshot {

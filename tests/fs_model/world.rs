@@ -33,7 +33,7 @@ struct Open {
 pub struct World {
     backing: tempfile::TempDir,
     reference: tempfile::TempDir,
-    fs: Arc<Fs>,
+    mounted: Option<Arc<Fs>>,
     open: [Option<Open>; HANDLES],
     /// By inode of the reference: what the file held at the last sync and after every change since.
     history: HashMap<u64, Vec<Vec<u8>>>,
@@ -85,7 +85,7 @@ impl World {
         let (backing, reference) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         Archive::init(backing.path()).unwrap();
         World {
-            fs: mount(backing.path()),
+            mounted: Some(mount(backing.path())),
             backing,
             reference,
             open: Default::default(),
@@ -104,10 +104,10 @@ impl World {
         f: impl FnOnce(NodeId, &OsStr) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         let path = Path::new(PATHS[path]);
-        let parent = self.fs.resolve(path.parent().unwrap())?;
+        let parent = self.fs().resolve(path.parent().unwrap())?;
         let result = f(parent, path.file_name().unwrap());
         if parent != NodeId::ROOT {
-            self.fs.forget(parent, 1);
+            self.fs().forget(parent, 1);
         }
         result
     }
@@ -118,9 +118,9 @@ impl World {
         path: usize,
         f: impl FnOnce(NodeId) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let node = self.fs.resolve(Path::new(PATHS[path]))?;
+        let node = self.fs().resolve(Path::new(PATHS[path]))?;
         let result = f(node);
-        self.fs.forget(node, 1);
+        self.fs().forget(node, 1);
         result
     }
 
@@ -177,9 +177,9 @@ impl World {
             Op::Create { path } => {
                 let ours = self.at(path, |dir, name| {
                     let flags = (OFlags::RDWR | OFlags::EXCL).bits() as i32;
-                    let (node, _, fh) = self.fs.create(dir, name, 0o644, flags, caller())?;
-                    self.fs.release(fh)?;
-                    self.fs.forget(node, 1);
+                    let (node, _, fh) = self.fs().create(dir, name, 0o644, flags, caller())?;
+                    self.fs().release(fh)?;
+                    self.fs().forget(node, 1);
                     Ok(())
                 });
                 let real = File::create_new(self.real(path)).and_then(|file| {
@@ -193,8 +193,8 @@ impl World {
             }
             Op::Mkdir { path } => {
                 let ours = self.at(path, |dir, name| {
-                    let (node, _) = self.fs.mkdir(dir, name, 0o755, caller())?;
-                    self.fs.forget(node, 1);
+                    let (node, _) = self.fs().mkdir(dir, name, 0o755, caller())?;
+                    self.fs().forget(node, 1);
                     Ok(())
                 });
                 let real = fs::create_dir(self.real(path));
@@ -202,8 +202,10 @@ impl World {
             }
             Op::Symlink { path } => {
                 let ours = self.at(path, |dir, name| {
-                    let (node, _) = self.fs.symlink(dir, name, OsStr::new("../to"), caller())?;
-                    self.fs.forget(node, 1);
+                    let (node, _) = self
+                        .fs()
+                        .symlink(dir, name, OsStr::new("../to"), caller())?;
+                    self.fs().forget(node, 1);
                     Ok(())
                 });
                 let real = std::os::unix::fs::symlink("../to", self.real(path));
@@ -211,8 +213,8 @@ impl World {
             }
             Op::Fifo { path } => {
                 let ours = self.at(path, |dir, name| {
-                    let (node, _) = self.fs.mknod(dir, name, 0o010_644, 0, caller())?;
-                    self.fs.forget(node, 1);
+                    let (node, _) = self.fs().mknod(dir, name, 0o010_644, 0, caller())?;
+                    self.fs().forget(node, 1);
                     Ok(())
                 });
                 let mode = rustix::fs::Mode::from_raw_mode(0o644);
@@ -226,12 +228,12 @@ impl World {
                 Self::agree(&ours, &real.map_err(Into::into))?;
             }
             Op::Unlink { path } => {
-                let ours = self.at(path, |dir, name| self.fs.unlink(dir, name));
+                let ours = self.at(path, |dir, name| self.fs().unlink(dir, name));
                 let real = rustix::fs::unlinkat(rustix::fs::CWD, self.real(path), AtFlags::empty());
                 Self::agree(&ours, &real.map_err(Into::into))?;
             }
             Op::Rmdir { path } => {
-                let ours = self.at(path, |dir, name| self.fs.rmdir(dir, name));
+                let ours = self.at(path, |dir, name| self.fs().rmdir(dir, name));
                 let real = fs::remove_dir(self.real(path));
                 Self::agree(&ours, &real)?;
             }
@@ -239,8 +241,8 @@ impl World {
             Op::Link { from, to } => {
                 let ours = self.on(from, |node| {
                     self.at(to, |dir, name| {
-                        self.fs.link(node, dir, name)?;
-                        self.fs.forget(node, 1);
+                        self.fs().link(node, dir, name)?;
+                        self.fs().forget(node, 1);
                         Ok(())
                     })
                 });
@@ -255,7 +257,7 @@ impl World {
             } => self.open(slot, path, append, truncate)?,
             Op::Close { slot } => {
                 if let Some(open) = self.open[slot].take() {
-                    self.fs.release(open.fh).map_err(|e| e.to_string())?;
+                    self.fs().release(open.fh).map_err(|e| e.to_string())?;
                 }
             }
             Op::Write {
@@ -268,7 +270,7 @@ impl World {
                     return Ok(());
                 };
                 let data = data(len, seed);
-                let ours = self.fs.write(open.fh, at, &data);
+                let ours = self.fs().write(open.fh, at, &data);
                 let real = if open.append {
                     io::Write::write_all(&mut &open.file, &data)
                 } else {
@@ -282,7 +284,7 @@ impl World {
                 let Some(open) = &self.open[slot] else {
                     return Ok(());
                 };
-                let ours = self.fs.read(open.fh, at, len);
+                let ours = self.fs().read(open.fh, at, len);
                 let mut buf = vec![0; len];
                 let mut done = 0;
                 while let Ok(n @ 1..) = open.file.read_at(&mut buf[done..], at + done as u64) {
@@ -300,7 +302,7 @@ impl World {
                 if self.is_fifo_or_link(path) {
                     return Ok(());
                 }
-                let ours = self.on(path, |node| self.fs.setattr(node, None, set));
+                let ours = self.on(path, |node| self.fs().setattr(node, None, set));
                 let real =
                     rustix::fs::open(self.real(path), OFlags::WRONLY, rustix::fs::Mode::empty())
                         .and_then(|fd| rustix::fs::ftruncate(fd, size));
@@ -317,7 +319,7 @@ impl World {
                     ..SetAttr::default()
                 };
                 let node = self.node_of_slot(slot)?;
-                let ours = self.fs.setattr(node, Some(open.fh), set);
+                let ours = self.fs().setattr(node, Some(open.fh), set);
                 if Self::agree(&ours, &open.file.set_len(size))? {
                     self.changed_slot(slot);
                 }
@@ -360,7 +362,7 @@ impl World {
                 let Some(open) = &self.open[slot] else {
                     return Ok(());
                 };
-                self.fs
+                self.fs()
                     .fsync(open.fh, slot == 0)
                     .map_err(|e| e.to_string())?;
                 let ino = open.file.metadata().unwrap().ino();
@@ -368,7 +370,7 @@ impl World {
             }
             Op::Store { path } => {
                 // A snapshot commits.
-                if self.fs.snapshot(Path::new(PATHS[path])).is_ok() {
+                if self.fs().snapshot(Path::new(PATHS[path])).is_ok() {
                     let ino = self
                         .real(path)
                         .symlink_metadata()
@@ -385,7 +387,7 @@ impl World {
                 if self.is_fifo_or_link(path) {
                     return Ok(());
                 }
-                let ours = self.on(path, |node| self.fs.setattr(node, None, set));
+                let ours = self.on(path, |node| self.fs().setattr(node, None, set));
                 let real = fs::set_permissions(self.real(path), fs::Permissions::from_mode(mode));
                 Self::agree(&ours, &real)?;
             }
@@ -396,7 +398,7 @@ impl World {
                     atime: Some(time),
                     ..SetAttr::default()
                 };
-                let ours = self.on(path, |node| self.fs.setattr(node, None, set));
+                let ours = self.on(path, |node| self.fs().setattr(node, None, set));
                 let stamp = rustix::fs::Timespec {
                     tv_sec: seconds,
                     tv_nsec: 7,
@@ -423,7 +425,7 @@ impl World {
                     return Ok(());
                 }
                 let name = OsStr::new(ATTRIBUTE);
-                let ours = self.on(path, |node| self.fs.setxattr(node, name, &[value], 0));
+                let ours = self.on(path, |node| self.fs().setxattr(node, name, &[value], 0));
                 let real =
                     rustix::fs::setxattr(&real, name, &[value], rustix::fs::XattrFlags::empty());
                 Self::agree(&ours, &real.map_err(Into::into))?;
@@ -435,7 +437,7 @@ impl World {
             Op::Compare => self.compare()?,
             Op::Remount => {
                 self.close_all();
-                self.fs.shutdown().map_err(|e| e.to_string())?;
+                self.fs().shutdown().map_err(|e| e.to_string())?;
                 self.mount_again();
                 self.compare()?;
                 for history in self.history.values_mut() {
@@ -444,7 +446,7 @@ impl World {
             }
             Op::Crash => {
                 self.close_all();
-                self.fs.abandon();
+                self.fs().abandon();
                 self.mount_again();
                 self.accept_losses()?;
                 self.compare()?;
@@ -460,23 +462,23 @@ impl World {
     }
 
     fn close_all(&mut self) {
-        for slot in &mut self.open {
-            if let Some(open) = slot.take() {
-                self.fs.release(open.fh).unwrap();
+        for slot in 0..HANDLES {
+            if let Some(open) = self.open[slot].take() {
+                self.fs().release(open.fh).unwrap();
             }
         }
     }
 
     fn mount_again(&mut self) {
         // The lock is the old file system's until it is gone.
-        let idle = Archive::init(self.backing.path());
-        idle.unwrap();
-        let placeholder = tempfile::tempdir().unwrap();
-        Archive::init(placeholder.path()).unwrap();
-        let old = std::mem::replace(&mut self.fs, mount(placeholder.path()));
+        let old = self.mounted.take().unwrap();
         assert_eq!(Arc::strong_count(&old), 1);
         drop(old);
-        self.fs = mount(self.backing.path());
+        self.mounted = Some(mount(self.backing.path()));
+    }
+
+    fn fs(&self) -> &Fs {
+        self.mounted.as_ref().unwrap()
     }
 
     fn changed_slot(&mut self, slot: usize) {
@@ -490,12 +492,12 @@ impl World {
 
     fn node_of_slot(&self, slot: usize) -> Result<NodeId, String> {
         let open = self.open[slot].as_ref().ok_or("not open")?;
-        self.fs.node_of_handle(open.fh).map_err(|e| e.to_string())
+        self.fs().node_of_handle(open.fh).map_err(|e| e.to_string())
     }
 
     fn open(&mut self, slot: usize, path: usize, append: bool, truncate: bool) -> Check {
         if let Some(open) = self.open[slot].take() {
-            self.fs.release(open.fh).map_err(|e| e.to_string())?;
+            self.fs().release(open.fh).map_err(|e| e.to_string())?;
         }
         if self.is_fifo_or_link(path) {
             return Ok(());
@@ -509,7 +511,7 @@ impl World {
         }
         // As open with O_CREAT does.
         self.apply(&Op::Create { path })?;
-        let ours = self.on(path, |node| self.fs.open(node, flags.bits() as i32));
+        let ours = self.on(path, |node| self.fs().open(node, flags.bits() as i32));
         let real = rustix::fs::open(self.real(path), flags, rustix::fs::Mode::empty());
         let real = real.map_err(io::Error::from);
         if Self::agree(&ours, &real)? {
@@ -530,7 +532,7 @@ impl World {
         let Some(open) = &self.open[slot] else {
             return Ok(());
         };
-        let ours = self.fs.fallocate(open.fh, mode.bits() as i32, at, len);
+        let ours = self.fs().fallocate(open.fh, mode.bits() as i32, at, len);
         let real = rustix::fs::fallocate(&open.file, mode, at, len);
         if Self::agree(&ours, &real.map_err(Into::into))? {
             self.changed_slot(slot);
@@ -553,7 +555,7 @@ impl World {
         }
         let ours = self.at(from, |dir, name| {
             self.at(to, |new_dir, new_name| {
-                self.fs.rename(dir, name, new_dir, new_name, ours_flags)
+                self.fs().rename(dir, name, new_dir, new_name, ours_flags)
             })
         });
         if let (Err(FsError::Invalid), Ok(source), Ok(target)) = (&ours, &source, &target)
@@ -580,11 +582,11 @@ impl World {
     }
 
     fn pack(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs.snapshot(Path::new(PATHS[path])) else {
+        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
             return Ok(());
         };
         let linked = snapshot.links() > 1;
-        let temp = self.fs.archive().temp_file().unwrap();
+        let temp = self.fs().archive().temp_file().unwrap();
         let options = SealOptions {
             block_size: 32 << 10,
             encoding: Encoding::Fresh,
@@ -592,9 +594,10 @@ impl World {
             progress: None,
             cancel: None,
         };
-        seal(&snapshot, &temp, self.fs.archive().models(), &options).map_err(|e| e.to_string())?;
+        seal(&snapshot, &temp, self.fs().archive().models(), &options)
+            .map_err(|e| e.to_string())?;
         let outcome = self
-            .fs
+            .fs()
             .finish_repack(snapshot, temp)
             .map_err(|e| e.to_string())?;
         let ino = self
@@ -610,7 +613,7 @@ impl World {
     }
 
     fn pack_in_place(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs.snapshot(Path::new(PATHS[path])) else {
+        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
             return Ok(());
         };
         if !snapshot.is_segment() {
@@ -622,24 +625,24 @@ impl World {
             raw.payload = codec::encode_fresh(data).payload;
             raw
         };
-        self.fs
+        self.fs()
             .repack_in_place(&snapshot, &encode, &|_| {})
             .map_err(|e| e.to_string())
     }
 
     fn unpack(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs.snapshot(Path::new(PATHS[path])) else {
+        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
             return Ok(());
         };
         let linked = snapshot.links() > 1;
-        let temp = self.fs.archive().temp_file().unwrap();
+        let temp = self.fs().archive().temp_file().unwrap();
         let mut content = vec![0; snapshot.len() as usize];
         snapshot
             .read_at(&mut content, 0)
             .map_err(|e| e.to_string())?;
         temp.file().write_all_at(&content, 0).unwrap();
         let outcome = self
-            .fs
+            .fs()
             .finish_unpack(snapshot, temp)
             .map_err(|e| e.to_string())?;
         let ino = self
@@ -709,13 +712,13 @@ impl World {
 
     fn content(&self, path: &Path) -> Result<Vec<u8>, String> {
         let fail = |e: FsError| format!("{}: {e}", path.display());
-        let node = self.fs.resolve(path).map_err(fail)?;
-        let fh = self.fs.open(node, 0).map_err(fail)?;
-        let size = self.fs.getattr(node, Some(fh)).map_err(fail)?.size;
-        let content = self.fs.read(fh, 0, size as usize + 10).map_err(fail)?;
+        let node = self.fs().resolve(path).map_err(fail)?;
+        let fh = self.fs().open(node, 0).map_err(fail)?;
+        let size = self.fs().getattr(node, Some(fh)).map_err(fail)?.size;
+        let content = self.fs().read(fh, 0, size as usize + 10).map_err(fail)?;
         // Data must be found where bytes are not zero.
         let first = content.iter().position(|&b| b != 0);
-        let found = self.fs.lseek(fh, 0, SEEK_DATA);
+        let found = self.fs().lseek(fh, 0, SEEK_DATA);
         if let Some(first) = first
             && found.as_ref().map_or(true, |&at| at > first as u64)
         {
@@ -724,8 +727,8 @@ impl World {
                 path.display()
             ));
         }
-        self.fs.release(fh).map_err(fail)?;
-        self.fs.forget(node, 1);
+        self.fs().release(fh).map_err(fail)?;
+        self.fs().forget(node, 1);
         if content.len() as u64 == size {
             Ok(content)
         } else {
@@ -751,8 +754,8 @@ impl World {
         }
         for (path, meta) in &real {
             let attr = ours[path];
-            let node = self.fs.resolve(path).map_err(|e| e.to_string())?;
-            let shown = self.fs.getattr(node, None).map_err(|e| e.to_string())?;
+            let node = self.fs().resolve(path).map_err(|e| e.to_string())?;
+            let shown = self.fs().getattr(node, None).map_err(|e| e.to_string())?;
             let file_type = meta.file_type();
             let kind = match () {
                 () if meta.is_dir() => Kind::Dir,
@@ -790,12 +793,12 @@ impl World {
                 let mut buf = [0; 16];
                 let real = self.reference.path().join(path);
                 let n = rustix::fs::getxattr(&real, ATTRIBUTE, &mut buf).ok();
-                let value = self.fs.getxattr(node, OsStr::new(ATTRIBUTE)).ok();
+                let value = self.fs().getxattr(node, OsStr::new(ATTRIBUTE)).ok();
                 if value.as_deref() != n.map(|n| &buf[..n]) {
                     return Err(format!("{}: attribute {value:?}", path.display()));
                 }
             }
-            self.fs.forget(node, 1);
+            self.fs().forget(node, 1);
         }
         Ok(())
     }
@@ -805,11 +808,11 @@ impl World {
         let mut todo = vec![PathBuf::new()];
         while let Some(dir) = todo.pop() {
             let fail = |e: FsError| format!("{}: {e}", dir.display());
-            let node = self.fs.resolve(&dir).map_err(fail)?;
-            let fh = self.fs.opendir(node).map_err(fail)?;
+            let node = self.fs().resolve(&dir).map_err(fail)?;
+            let fh = self.fs().opendir(node).map_err(fail)?;
             let mut offset = 0;
             loop {
-                let entries = self.fs.readdir(fh, offset).map_err(fail)?;
+                let entries = self.fs().readdir(fh, offset).map_err(fail)?;
                 let Some(last) = entries.last() else { break };
                 offset = last.offset;
                 for entry in entries
@@ -820,7 +823,7 @@ impl World {
                     if entry.kind == Kind::Dir {
                         todo.push(path.clone());
                     }
-                    let (found, attr) = self.fs.lookup(node, &entry.name).map_err(fail)?;
+                    let (found, attr) = self.fs().lookup(node, &entry.name).map_err(fail)?;
                     if attr.ino != entry.ino {
                         return Err(format!(
                             "{}: inode {} listed, {} shown",
@@ -829,15 +832,15 @@ impl World {
                             attr.ino
                         ));
                     }
-                    self.fs.forget(found, 1);
+                    self.fs().forget(found, 1);
                     if all.insert(path, entry.kind).is_some() {
                         return Err(format!("{} twice", entry.name.display()));
                     }
                 }
             }
-            self.fs.releasedir(fh).map_err(fail)?;
+            self.fs().releasedir(fh).map_err(fail)?;
             if node != NodeId::ROOT {
-                self.fs.forget(node, 1);
+                self.fs().forget(node, 1);
             }
         }
         Ok(all)
@@ -865,6 +868,6 @@ fn walk(root: &Path) -> Vec<(PathBuf, fs::Metadata)> {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.fs.abandon();
+        self.fs().abandon();
     }
 }

@@ -264,3 +264,30 @@ fn snapshot_gives_the_content_and_its_holes() {
     m.fs.write(fh, 0, b"x").unwrap();
     assert!(snapshot.is_changed());
 }
+
+#[test]
+fn closed_and_forgotten_files_leave_nothing_behind() {
+    let m = Mounted::new();
+    let root = NodeId::ROOT;
+    let (dir, _) = m.fs.mkdir(root, os("d"), 0o755, me()).unwrap();
+    let (node, _, fh) = m.fs.create(dir, os("a"), 0o644, RDWR, me()).unwrap();
+    let weak: Vec<_> = [dir, node]
+        .map(|id| Arc::downgrade(&m.fs.node(id).unwrap()))
+        .into();
+    m.fs.write(fh, 0, &data(3 * BLOCK, 1)).unwrap();
+    m.fs.release(fh).unwrap();
+    let fh = m.fs.open(node, RDWR).unwrap();
+    m.fs.rename(dir, os("a"), root, os("b"), RenameFlags::Replace)
+        .unwrap();
+    m.fs.fsync(fh, false).unwrap();
+    m.fs.release(fh).unwrap();
+    let listing = m.fs.opendir(dir).unwrap();
+    m.fs.readdir(listing, 0).unwrap();
+    m.fs.releasedir(listing).unwrap();
+    m.fs.forget(node, 1);
+    m.fs.forget(dir, 1);
+    assert!(weak.iter().all(|node| node.upgrade().is_none()));
+    assert_eq!((m.fs.stats().nodes, m.fs.stats().handles), (1, 0));
+    m.get("b").unwrap();
+    drop(m);
+}

@@ -29,6 +29,14 @@ fn eio<T: std::fmt::Debug>(result: Result<T>) {
     assert_eq!(error.errno(), rustix::io::Errno::IO.raw_os_error());
 }
 
+/// What another process would read.
+fn read_anew(m: &Mounted, path: &str) -> Result<Vec<u8>> {
+    let archive = Archive::open(m.dir.path(), Access::Read).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let fh = fs.open(fs.resolve(Path::new(path))?, RDONLY)?;
+    fs.read(fh, 0, 1 << 20)
+}
+
 #[test]
 fn damaged_block_fails_only_reads_that_touch_it() {
     let m = Mounted::new();
@@ -71,14 +79,13 @@ fn no_flipped_byte_gives_wrong_bytes() {
     let m = Mounted::new();
     let content = data(2 * BLOCK + 77, 1);
     m.put("a", &content);
-    let mut m = m.again(true);
+    let m = m.again(true);
     let len = m.backing("a.vortex").metadata().unwrap().len();
     let step = usize::try_from(len / 200).unwrap().max(1);
     let (mut failed, mut same) = (0, 0);
     for at in (0..len).step_by(step) {
         flip(&m, "a.vortex", at);
-        m = m.again_as(true, Access::Read);
-        match m.get("a") {
+        match read_anew(&m, "a") {
             Ok(read) => {
                 assert!(read == content || read.is_empty(), "byte {at}");
                 same += 1;
