@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod codec;
+pub mod demo;
 pub mod engine;
 pub mod fs;
 pub mod model;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::{
-    CliError, Outcome, cat, compress, decompress, mount, pack, profiles, stat, train, umount,
+    CliError, Outcome, cat, compress, decompress, demo, mount, pack, profiles, stat, train, umount,
     unpack, verify, warn,
 };
 
@@ -38,6 +38,7 @@ enum Command {
     Verify(verify::Args),
     Profiles(profiles::Args),
     Train(train::Args),
+    Demo(demo::Args),
 }
 
 #[derive(Debug, Parser)]
@@ -84,6 +85,7 @@ pub fn vortex_fs() -> ExitCode {
             Command::Verify(args) => verify::run(args),
             Command::Profiles(args) => profiles::run(args),
             Command::Train(args) => train::run(args),
+            Command::Demo(args) => demo::run(args),
         }
     })
 }

@@ -19,6 +19,7 @@ mod app;
 mod cat;
 mod compress;
 mod decompress;
+mod demo;
 mod error;
 pub mod files;
 mod mount;

@@ -5,6 +5,7 @@ mod cat;
 mod common;
 mod compress;
 mod decompress;
+mod demo;
 mod full_disk;
 mod help;
 mod profiles;
