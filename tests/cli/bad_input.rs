@@ -168,14 +168,11 @@ fn unknown_profile_and_unusable_model() {
 #[test]
 fn missing_model_is_named_with_what_to_do() {
     let content = records(20_000);
-    let (dir, path) = with_file("a.bin", &content);
-    let model = dir.path().join("own.safetensors");
-    fs::write(&model, tiny_model(1)).unwrap();
-    run(
-        vortex_compress().arg("--profile").arg(&model).arg(&path),
-        GOOD,
-    );
+    let weights = tiny_model(1);
+    let (dir, model) = with_file("own.safetensors", &weights);
+    let path = dir.path().join("a.bin");
     let segment = with_suffix(&path);
+    segment_that_needs(&weights, &content, &segment);
     let stat = json(&run(
         vortex_fs().args(["stat", "--json"]).arg(&segment),
         GOOD,
@@ -188,11 +185,12 @@ fn missing_model_is_named_with_what_to_do() {
         "{line}"
     );
     run(vortex_fs().arg("verify").arg(&segment), FAILED);
-    fs::write(dir.path().join("other.safetensors"), tiny_model(2)).unwrap();
+    let other = dir.path().join("other.safetensors");
+    fs::write(&other, tiny_model(2)).unwrap();
     complaint(
         vortex_decompress()
             .arg("--profile")
-            .arg(dir.path().join("other.safetensors"))
+            .arg(&other)
             .arg(&segment),
         FAILED,
     );
@@ -227,17 +225,30 @@ fn missing_model_is_named_with_what_to_do() {
 }
 
 #[test]
-fn archive_carries_the_models_that_its_segments_need() {
+fn archive_serves_the_models_that_its_segments_need() {
     let content = records(20_000);
-    let (dir, path) = with_file("a.bin", &content);
-    let (_elsewhere, model) = with_file("own.safetensors", &tiny_model(3));
+    let (dir, path) = with_file("b.bin", &content);
+    let weights = tiny_model(3);
+    let (_elsewhere, model) = with_file("own.safetensors", &weights);
     vortex_fs::store::Archive::init(dir.path()).unwrap();
+    // Compressing with a model stores it in the archive.
     run(
         vortex_compress().arg("--profile").arg(&model).arg(&path),
         GOOD,
     );
     fs::remove_file(&model).unwrap();
+    let segment = dir.path().join("a.bin.vortex");
+    segment_that_needs(&weights, &content, &segment);
     run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
-    run(vortex_decompress().arg(with_suffix(&path)), GOOD);
-    assert!(fs::read(&path).unwrap() == content);
+    run(vortex_decompress().arg(&segment), GOOD);
+    assert!(fs::read(dir.path().join("a.bin")).unwrap() == content);
+    let outside = dir
+        .path()
+        .parent()
+        .unwrap()
+        .join(format!("{}.vortex", std::process::id()));
+    segment_that_needs(&weights, &content, &outside);
+    let line = complaint(vortex_fs().arg("cat").arg(&outside), FAILED);
+    fs::remove_file(&outside).unwrap();
+    assert!(line.contains("--profile"), "{line}");
 }

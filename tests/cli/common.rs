@@ -176,7 +176,8 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A tiny model of arbitrary weights, different for every seed, as a model file.
+/// A tiny model of arbitrary weights, as a model file. Two calls give different files: the order of the file's metadata is
+/// not fixed.
 pub fn tiny_model(seed: u64) -> Vec<u8> {
     use vortex_fs::engine::{Config, METADATA_KEY, metadata, tensor_shapes};
     let config = r#"{"model":{"d_model":16,"n_layers":1,"n_heads":1,"ffn":32},
@@ -205,4 +206,23 @@ pub fn tiny_model(seed: u64) -> Vec<u8> {
     });
     let metadata = [(METADATA_KEY.to_owned(), metadata(&config).unwrap())].into();
     safetensors::serialize(views, Some(metadata)).unwrap()
+}
+
+/// A segment of one block that names the model `model`, whatever the codec would have chosen.
+pub fn segment_that_needs(model: &[u8], content: &[u8], path: &Path) {
+    use std::sync::Arc;
+    use vortex_fs::{codec, engine, segment};
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap();
+    let loaded = Arc::new(engine::Model::from_bytes(model).unwrap());
+    let mut block = codec::encode_packed(content, &loaded);
+    assert_eq!(block.codec, codec::CodecId::Neural);
+    block.model = Some(codec::ModelId::of(model));
+    let mut writer = segment::SealedWriter::new(Arc::new(file), segment::DEFAULT_BLOCK).unwrap();
+    writer.push(0, &block).unwrap();
+    writer.finish(content.len() as u64).unwrap();
 }

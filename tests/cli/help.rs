@@ -31,7 +31,7 @@ fn every_command_has_help_with_an_example() {
         let help = stdout(&run(vortex_fs().args([&name, "--help"]), GOOD));
         assert!(help.contains("Usage:"), "{name}: {help}");
         let example = help
-            .split("Examples:")
+            .split("Example")
             .nth(1)
             .unwrap_or_else(|| panic!("{name} has no example: {help}"));
         assert!(example.contains("vortex-"), "{name}: {help}");
