@@ -31,7 +31,7 @@ const DEFAULT_BLOCK_SIZE: &str = "256K";
 #[command(after_help = "\
 Examples:
   vortex-compress march.csv                   march.csv becomes march.csv.vortex
-  vortex-compress -k --profile default *.bin  keep the originals, compress harder
+  vortex-compress -k --block-size 1M *.bin    keep the originals, compress in larger blocks
   tar c logs | vortex-compress > logs.tar.vortex")]
 pub(crate) struct Args {
     /// Files to compress; - is standard input

@@ -13,7 +13,7 @@ use crate::demo::{self, DemoError, Pace, Plan, Report, Row};
 #[command(after_help = "\
 Examples:
   vortex-fs demo
-  vortex-fs demo --seconds 20 --profile default")]
+  vortex-fs demo --seconds 20")]
 pub(crate) struct Args {
     /// Length of the recording
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
