@@ -157,7 +157,9 @@ fn begun(pid: u32) -> Option<String> {
     let mut fields = rest.split(' ');
     let state = fields.next()?;
     let begun = fields.nth(18)?;
-    (!matches!(state, "Z" | "X")).then(|| begun.to_string())
+    // As long as one thread lives the files, and so the archive's lock, are open.
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    (!matches!(state, "Z" | "X") || threads() > 1).then(|| begun.to_string())
 }
 
 fn wait_for(process: &Process, waiting: impl FnOnce()) {

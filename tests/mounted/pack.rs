@@ -268,16 +268,25 @@ fn reading_and_writing_go_on_while_packing() {
                 "the log is whole"
             );
         });
+        // Also when an assertion fails.
+        let _stop = SetOnDrop(&stop);
         for _ in 0..2 {
             let output = pack(&archive).output().unwrap();
             assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
             let output = unpack(&archive).output().unwrap();
             assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
         }
-        stop.store(true, Ordering::Relaxed);
     });
     archive.remount(&[]);
     check(&archive, &files);
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -205,10 +205,14 @@ pub fn kill(pid: u32, signal: &str) {
     ok(Command::new("kill").arg(signal).arg(pid.to_string()));
 }
 
+/// Whether any thread of a process lives.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    let zombie = stat
+        .rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'));
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    !zombie || threads() > 1
 }
 
 pub fn wait_gone(pid: u32) {

@@ -176,10 +176,7 @@ fn dd_writes_into_the_middle() {
     }
     sh(&archive.mnt(), "cmp f ../outside/f");
     archive.remount(&[]);
-    sh(
-        &archive.mnt(),
-        "cmp f ../outside/f && tail -c 100 f | cmp - <(tail -c 100 ../outside/f) 2>/dev/null || cmp f ../outside/f",
-    );
+    sh(&archive.mnt(), "cmp f ../outside/f");
 }
 
 #[test]
