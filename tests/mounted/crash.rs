@@ -71,7 +71,7 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
         return;
     };
     for i in 0..12u64 {
-        fs::write(archive.at(&format!("f{i}")), telemetry(400_000, i)).unwrap();
+        fs::write(archive.at(&format!("f{i}")), telemetry(30_000, i)).unwrap();
     }
     archive.remount(&[]);
     for delay in [5, 60, 250, 700] {
@@ -91,7 +91,7 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
         archive.mount(&[]);
         for i in 0..12u64 {
             assert!(
-                fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(400_000, i),
+                fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(30_000, i),
                 "f{i} after {delay} ms"
             );
         }
@@ -120,7 +120,7 @@ fn kill_of_a_pack_without_a_mount_loses_nothing() {
     for i in 0..8u64 {
         fs::write(
             archive.backing().join(format!("f{i}")),
-            telemetry(400_000, i),
+            telemetry(30_000, i),
         )
         .unwrap();
     }
@@ -137,7 +137,7 @@ fn kill_of_a_pack_without_a_mount_loses_nothing() {
         archive.mount(&[]);
         for i in 0..8u64 {
             assert!(
-                fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(400_000, i),
+                fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(30_000, i),
                 "f{i} after {delay} ms"
             );
         }

@@ -28,14 +28,14 @@ fn summary(command: &mut Command) -> serde_json::Value {
 fn fill(archive: &Archive) -> Vec<(String, Vec<u8>)> {
     fs::create_dir_all(archive.at("2024/line")).unwrap();
     let mut files = vec![
-        ("noise".to_string(), noise(150_000)),
+        ("noise".to_string(), noise(20_000)),
         ("tiny".to_string(), b"one line\n".to_vec()),
         ("empty".to_string(), Vec::new()),
     ];
     for i in 0..6u64 {
         files.push((
             format!("2024/line/{i}.bin"),
-            telemetry(150_000 + 40_000 * i as usize, i),
+            telemetry(9_000 + 3_000 * i as usize, i),
         ));
     }
     for (name, data) in &files {
@@ -105,7 +105,7 @@ fn pack_and_unpack_work_without_a_mount() {
     for i in 0..4u64 {
         fs::write(
             archive.backing().join(format!("f{i}")),
-            telemetry(200_000, i),
+            telemetry(30_000, i),
         )
         .unwrap();
     }
@@ -115,14 +115,12 @@ fn pack_and_unpack_work_without_a_mount() {
     assert!(archive.backing().join("f0.vortex").exists() && !archive.backing().join("f0").exists());
     archive.mount(&["--read-only"]);
     for i in 0..4u64 {
-        assert!(fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(200_000, i));
+        assert!(fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(30_000, i));
     }
     archive.umount();
     ok(&mut unpack(&archive));
     for i in 0..4u64 {
-        assert!(
-            fs::read(archive.backing().join(format!("f{i}"))).unwrap() == telemetry(200_000, i)
-        );
+        assert!(fs::read(archive.backing().join(format!("f{i}"))).unwrap() == telemetry(30_000, i));
     }
 }
 
@@ -134,7 +132,7 @@ fn single_files_are_named_in_any_form() {
     for name in ["a", "b", "c", "d"] {
         fs::write(
             archive.at(name),
-            telemetry(200_000, u64::from(name.as_bytes()[0])),
+            telemetry(30_000, u64::from(name.as_bytes()[0])),
         )
         .unwrap();
     }
@@ -155,7 +153,7 @@ fn single_files_are_named_in_any_form() {
     assert!(size("a.vortex") < fresh);
     assert!(size("c.vortex") >= fresh * 9 / 10, "others are left alone");
     ok(vortex().arg("unpack").arg(archive.at("a")));
-    assert_eq!(size("a"), 200_000);
+    assert_eq!(size("a"), 30_000);
     ok(vortex().arg("pack").arg(archive.backing().join("a")));
     assert_eq!(size("a"), 0);
 }
@@ -165,7 +163,7 @@ fn attributes_survive_packing() {
     let Some(archive) = Archive::mounted() else {
         return;
     };
-    fs::write(archive.at("f"), telemetry(300_000, 1)).unwrap();
+    fs::write(archive.at("f"), telemetry(40_000, 1)).unwrap();
     rustix::fs::setxattr(
         archive.at("f"),
         "user.unit",
@@ -294,7 +292,7 @@ fn packed_file_is_written_to_again() {
     let Some(archive) = Archive::mounted() else {
         return;
     };
-    let mut data = telemetry(500_000, 1);
+    let mut data = telemetry(50_000, 1);
     fs::write(archive.at("f"), &data).unwrap();
     ok(&mut pack(&archive));
     let mut file = OpenOptions::new()
@@ -306,10 +304,10 @@ fn packed_file_is_written_to_again() {
     std::os::unix::fs::FileExt::write_all_at(
         &File::options().write(true).open(archive.at("f")).unwrap(),
         b"mid",
-        200_000,
+        20_000,
     )
     .unwrap();
-    data[200_000..200_003].copy_from_slice(b"mid");
+    data[20_000..20_003].copy_from_slice(b"mid");
     drop(file);
     assert!(fs::read(archive.at("f")).unwrap() == data);
     archive.remount(&[]);
@@ -323,7 +321,7 @@ fn hard_links_stay_links() {
     let Some(archive) = Archive::mounted() else {
         return;
     };
-    let data = telemetry(300_000, 1);
+    let data = telemetry(40_000, 1);
     fs::write(archive.at("a"), &data).unwrap();
     fs::hard_link(archive.at("a"), archive.at("b")).unwrap();
     archive.remount(&[]);
@@ -338,7 +336,7 @@ fn hard_links_stay_links() {
         .unwrap()
         .write_all(b"x")
         .unwrap();
-    assert_eq!(fs::metadata(archive.at("b")).unwrap().len(), 300_001);
+    assert_eq!(fs::metadata(archive.at("b")).unwrap().len(), 40_001);
 }
 
 #[test]
@@ -346,8 +344,8 @@ fn damaged_file_is_reported_and_left_alone() {
     let Some(archive) = Archive::mounted() else {
         return;
     };
-    fs::write(archive.at("good"), telemetry(300_000, 1)).unwrap();
-    fs::write(archive.at("bad"), telemetry(300_000, 2)).unwrap();
+    fs::write(archive.at("good"), telemetry(40_000, 1)).unwrap();
+    fs::write(archive.at("bad"), telemetry(40_000, 2)).unwrap();
     archive.umount();
     let path = archive.backing().join("bad.vortex");
     let mut raw = fs::read(&path).unwrap();
@@ -362,7 +360,7 @@ fn damaged_file_is_reported_and_left_alone() {
     );
     assert!(fs::read(&path).unwrap() == raw, "left as it was");
     archive.mount(&[]);
-    assert!(fs::read(archive.at("good")).unwrap() == telemetry(300_000, 1));
+    assert!(fs::read(archive.at("good")).unwrap() == telemetry(40_000, 1));
     assert!(fs::read(archive.at("bad")).is_err());
 }
 
@@ -372,7 +370,7 @@ fn idle_files_are_packed_in_the_background() {
         return;
     };
     archive.mount(&["--pack", "idle", "--pack-after", "1"]);
-    let data = telemetry(400_000, 1);
+    let data = telemetry(40_000, 1);
     fs::write(archive.at("f"), &data).unwrap();
     File::open(archive.at("f")).unwrap().sync_all().unwrap();
     let blocks = || fs::metadata(archive.at("f")).unwrap().blocks();
