@@ -39,6 +39,14 @@ impl Fs {
         Err(FsError::Backing(rustix::io::Errno::BUSY))
     }
 
+    /// Makes a plain file a segment, unless somebody writes to it meanwhile.
+    pub(super) fn seal_in_place(&self, dir: &Node, name: &std::ffi::OsStr) -> Result<()> {
+        let snapshot = self.snapshot_at(dir.id, name)?;
+        let temp = self.archive.temp_file()?;
+        self.seal_fresh(&snapshot, &temp)?;
+        self.finish_repack(snapshot, temp).map(drop)
+    }
+
     /// Seals on a thread of its own: a caller in a thread pool must not run other requests of the pool while it waits,
     /// because they may need the locks that it holds.
     fn seal_fresh(&self, snapshot: &Snapshot<'_>, temp: &TempFile) -> Result<()> {

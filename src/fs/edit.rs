@@ -38,15 +38,17 @@ impl Fs {
         if data.is_empty() {
             return Ok(0);
         }
-        self.load(node, true)?;
         let at = (!file.append).then_some(offset);
-        if !node.backing().is_segment() {
-            return self.write_plain(node, at, data);
-        }
-        self.make_room(data.len() as u64)?;
-        self.edit(node, at, data.len() as u64, Edit::Write(data))?;
-        self.relieve(node);
-        Ok(data.len())
+        again_if_moved(|| {
+            self.load(node, true)?;
+            if !node.backing().is_segment() {
+                return self.write_plain(node, at, data);
+            }
+            self.make_room(data.len() as u64)?;
+            self.edit(node, at, data.len() as u64, Edit::Write(data))?;
+            self.relieve(node);
+            Ok(data.len())
+        })
     }
 
     fn write_plain(&self, node: &Arc<Node>, at: Option<u64>, data: &[u8]) -> Result<usize> {
@@ -67,7 +69,7 @@ impl Fs {
             None => {
                 let content = write(&node.content);
                 let Content::Plain(plain) = &*content else {
-                    return self.write_moved(node, at, data, content);
+                    return Err(FsError::Moved);
                 };
                 node.version.fetch_add(1, Ordering::SeqCst);
                 return put(&plain.file, plain.file.metadata()?.len());
@@ -76,27 +78,10 @@ impl Fs {
         checked_end(offset, data.len() as u64)?;
         let content = read(&node.content);
         let Content::Plain(plain) = &*content else {
-            return self.write_moved(node, at, data, content);
+            return Err(FsError::Moved);
         };
         node.version.fetch_add(1, Ordering::SeqCst);
         put(&plain.file, offset)
-    }
-
-    /// The file became a segment while this write was on its way.
-    fn write_moved<G>(
-        &self,
-        node: &Arc<Node>,
-        at: Option<u64>,
-        data: &[u8],
-        content: G,
-    ) -> Result<usize> {
-        drop(content);
-        self.load(node, true)?;
-        if !node.backing().is_segment() {
-            return Err(FsError::Internal);
-        }
-        self.edit(node, at, data.len() as u64, Edit::Write(data))?;
-        Ok(data.len())
     }
 
     /// Changes `len` bytes of a segment at an offset, or at its end.
@@ -112,7 +97,7 @@ impl Fs {
                         self.load(node, true)?;
                         continue;
                     }
-                    Content::Plain(_) => return Err(FsError::Internal),
+                    Content::Plain(_) => return Err(FsError::Moved),
                 };
                 let start = at.unwrap_or(open.size());
                 let end = checked_end(start, len)?;
@@ -226,22 +211,31 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         let end = checked_end(offset, len)?;
+        again_if_moved(|| {
+            self.load(node, true)?;
+            if node.backing().is_segment() {
+                return self.allocate(node, mode, offset, end);
+            }
+            let call = |file: &std::fs::File| Ok(sys::fallocate(file, mode, offset, len)?);
+            self.change(node, call, |_| Err(FsError::Moved))
+        })
+    }
+
+    fn allocate(
+        &self,
+        node: &Arc<Node>,
+        mode: FallocateFlags,
+        offset: u64,
+        end: u64,
+    ) -> Result<()> {
         let keep = mode.contains(FallocateFlags::KEEP_SIZE);
-        self.load(node, true)?;
-        if !node.backing().is_segment() {
-            return self.change(
-                node,
-                |file| Ok(sys::fallocate(file, mode, offset, len)?),
-                |_| Err(FsError::Internal),
-            );
-        }
         match mode - FallocateFlags::KEEP_SIZE {
             FallocateFlags::PUNCH_HOLE if keep => self.zero(node, offset, end, true),
             FallocateFlags::ZERO_RANGE => self.zero(node, offset, end, keep),
             rest if rest.is_empty() && keep => Ok(()),
             rest if rest.is_empty() => self.change(
                 node,
-                |_| Err(FsError::Internal),
+                |_| Err(FsError::Moved),
                 |open| {
                     open.extend(end);
                     Ok(())
@@ -255,7 +249,7 @@ impl Fs {
     fn zero(&self, node: &Arc<Node>, offset: u64, end: u64, keep_size: bool) -> Result<()> {
         let (unit, size) = match &*read(&node.content) {
             Content::Segment(open) => (open.block_size(), open.size()),
-            _ => return Err(FsError::Internal),
+            _ => return Err(FsError::Moved),
         };
         let inside = if keep_size { end.min(size) } else { end };
         if offset >= inside {
@@ -281,7 +275,7 @@ impl Fs {
         }
         self.change(
             node,
-            |_| Err(FsError::Internal),
+            |_| Err(FsError::Moved),
             |open| {
                 if first < last {
                     open.make_live()?;
@@ -326,6 +320,16 @@ impl Fs {
                     })
                 }
             };
+        }
+    }
+}
+
+/// Tries again what met a file that was just packed or unpacked.
+fn again_if_moved<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match work() {
+            Err(FsError::Moved) => {}
+            done => return done,
         }
     }
 }

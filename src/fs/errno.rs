@@ -63,6 +63,9 @@ pub enum FsError {
     /// A write in the background failed earlier; told once to the next caller.
     #[error("an earlier write failed: {0}")]
     Deferred(Box<FsError>),
+    /// The file changed between segment and plain file meanwhile. The operation is tried again; nobody sees this.
+    #[error("the file is being packed or unpacked")]
+    Moved,
     /// A bug made another thread panic while it worked for this caller.
     #[error("internal error")]
     Internal,
@@ -89,6 +92,7 @@ impl FsError {
             FsError::NoSuchOffset => Errno::NXIO,
             FsError::Store(error) => return store_errno(error),
             FsError::Deferred(error) => return error.errno(),
+            FsError::Moved => Errno::AGAIN,
             FsError::Internal => Errno::IO,
         };
         errno.raw_os_error()

@@ -20,6 +20,7 @@ use super::sync::{lock, read, write};
 use crate::store::names;
 
 const SETGID: u32 = 0o2000;
+const S_IFMT: u32 = 0o170_000;
 
 /// An entry as it lies in the backing directory.
 pub(super) struct Found {
@@ -78,7 +79,11 @@ impl Fs {
         rdev: u64,
         caller: Caller,
     ) -> Result<(NodeId, Attr)> {
-        let file_type = FileType::from_raw_mode(mode);
+        let file_type = match FileType::from_raw_mode(mode) {
+            // POSIX lets a mode without a type stand for a regular file.
+            FileType::Unknown if mode & S_IFMT == 0 => FileType::RegularFile,
+            known => known,
+        };
         let private = Mode::from_raw_mode(0o600);
         match file_type {
             FileType::RegularFile => self.make(

@@ -12,7 +12,7 @@ use super::backing::InodeKey;
 use super::errno::{FsError, Result};
 use super::namespace::{Found, backing_name, remove_twin};
 use super::nodes::{Node, NodeId};
-use super::sync::{lock, write};
+use super::sync::{lock, read, write};
 use crate::store::names;
 
 /// What a rename does if the new name is taken.
@@ -50,10 +50,14 @@ impl Fs {
         new_name: &OsStr,
         flags: RenameFlags,
     ) -> Result<()> {
-        let _names = self.changing()?;
+        self.require_writable()?;
         let (from_dir, to_dir) = (self.node(parent)?, self.node(new_parent)?);
         from_dir.require_dir()?;
         to_dir.require_dir()?;
+        if flags != RenameFlags::NoReplace {
+            self.convert_ahead((&from_dir, name), (&to_dir, new_name));
+        }
+        let _names = self.changing()?;
         let (low, high) = if from_dir.id <= to_dir.id {
             (&from_dir, &to_dir)
         } else {
@@ -86,6 +90,24 @@ impl Fs {
             *lock(&node.new_in) = Some(to_dir.backing());
         }
         Ok(())
+    }
+
+    /// Makes a plain file that is about to meet a segment one too, without keeping others from their names meanwhile.
+    /// What this misses is converted under the locks.
+    fn convert_ahead(&self, from: (&Arc<Node>, &OsStr), to: (&Arc<Node>, &OsStr)) {
+        let form = |(dir, name): (&Arc<Node>, &OsStr)| {
+            let _names = read(&self.namespace);
+            let _entries = read(&dir.entries);
+            let found = self.find(dir, name).ok()??;
+            (found.kind() == Kind::File).then_some(found)
+        };
+        let (Some(source), Some(target)) = (form(from), form(to)) else {
+            return;
+        };
+        if !source.is_segment() && target.is_segment() && source.stat.st_nlink == 1 {
+            self.seal_in_place(from.0, from.1)
+                .unwrap_or_else(|error| log::debug!("{}: {error}", from.1.display()));
+        }
     }
 
     fn move_to(&self, from: End<'_>, source: &Found, to: End<'_>, new: &OsStr) -> Result<()> {

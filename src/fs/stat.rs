@@ -94,6 +94,10 @@ impl Fs {
         let stat = backing.stat()?;
         let mut attr = attr::from_stat(&stat, node.ino);
         attr.ctime = shown_ctime(node, attr.ctime);
+        if node.id == NodeId::ROOT && self.archive.private_fd().is_some() {
+            // The private directory's `..`.
+            attr.nlink = attr.nlink.saturating_sub(1).max(1);
+        }
         if node.kind != Kind::File || !backing.is_segment() {
             return Ok(attr);
         }

@@ -20,7 +20,7 @@ fn racing() -> FsOptions {
     }
 }
 
-fn busy(m: &Mounted, plain: bool) {
+fn busy(m: &Mounted, both_ways: bool) {
     let stop = AtomicBool::new(false);
     let last: Vec<AtomicU64> = (0..BLOCKS * BLOCK as u64 / REGION as u64)
         .map(|_| AtomicU64::new(0))
@@ -58,7 +58,7 @@ fn busy(m: &Mounted, plain: bool) {
                     let read = m.fs.read(fh, region * REGION as u64, REGION).unwrap();
                     // Of a plain file the backing file system decides how whole a write is.
                     let whole = read.iter().all(|b| *b == read[0]);
-                    assert!(whole || plain, "torn region {region}");
+                    assert!(whole || both_ways, "torn region {region}");
                     done.fetch_add(1, Ordering::Relaxed);
                     round += 1;
                 }
@@ -66,6 +66,7 @@ fn busy(m: &Mounted, plain: bool) {
             });
         }
         scope.spawn(move || {
+            let mut unpack = false;
             while !stop.load(Ordering::Relaxed) {
                 let snapshot = m.fs.snapshot(Path::new("a")).unwrap();
                 let temp = m.fs.archive().temp_file().unwrap();
@@ -76,11 +77,18 @@ fn busy(m: &Mounted, plain: bool) {
                     progress: None,
                     cancel: None,
                 };
-                // The source may change while it is sealed; then reading back fails, or the swap is refused.
-                if seal(&snapshot, &temp, m.fs.archive().models(), &options).is_ok()
-                    && m.fs.finish_repack(snapshot, temp).unwrap() == Outcome::Swapped
-                {
+                // The source may change while it is read; then the swap is refused.
+                let outcome = if unpack {
+                    super::super::convert::copy_out(&snapshot, &temp).unwrap();
+                    m.fs.finish_unpack(snapshot, temp).unwrap()
+                } else if seal(&snapshot, &temp, m.fs.archive().models(), &options).is_ok() {
+                    m.fs.finish_repack(snapshot, temp).unwrap()
+                } else {
+                    Outcome::Changed
+                };
+                if outcome == Outcome::Swapped {
                     swapped.fetch_add(1, Ordering::Relaxed);
+                    unpack = both_ways && !unpack;
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -120,7 +128,7 @@ fn readers_writers_commits_and_swaps_of_one_segment_agree() {
 }
 
 #[test]
-fn readers_and_writers_of_a_plain_file_survive_its_packing() {
+fn readers_and_writers_of_a_plain_file_survive_packing_and_unpacking() {
     let m = Mounted::with(racing());
     std::fs::write(m.backing("a"), vec![0; BLOCKS as usize * BLOCK]).unwrap();
     busy(&m, true);
