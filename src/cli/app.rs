@@ -1,5 +1,6 @@
 //! The three programs: arguments in, exit code out.
 
+use std::any::Any;
 use std::panic;
 use std::process::ExitCode;
 
@@ -117,35 +118,40 @@ fn program<P: Parser>(run: impl FnOnce(P) -> Result<Outcome, CliError>) -> ExitC
             return ExitCode::from(u8::from(message.use_stderr()));
         }
     };
+    finish(|| run(parsed)).into()
+}
+
+/// Runs and reports: what is wrong in one line, a closed pipe not at all; a panic has been reported by its hook.
+fn finish(run: impl FnOnce() -> Result<Outcome, CliError>) -> Outcome {
     // Nothing outlives the closure, so no half-changed value can be seen after a panic.
-    match panic::catch_unwind(panic::AssertUnwindSafe(|| run(parsed))) {
-        Ok(Ok(outcome)) => outcome.into(),
-        Ok(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
+    match panic::catch_unwind(panic::AssertUnwindSafe(run)) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) if error.is_broken_pipe() => Outcome::Good,
         Ok(Err(error)) => {
             warn(&error);
-            error.outcome().into()
+            error.outcome()
         }
-        Err(_) => Outcome::Failed.into(),
+        Err(_) => Outcome::Failed,
     }
 }
 
 /// One line for a defect of the program itself, with what a report of it needs.
 fn report_panic(info: &panic::PanicHookInfo<'_>) {
-    let payload = info.payload();
+    warn(panic_line(info.payload(), info.location()));
+}
+
+fn panic_line(payload: &(dyn Any + Send), location: Option<&panic::Location<'_>>) -> String {
     let what = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
         .replace('\n', " ");
-    let place = info
-        .location()
-        .map(|l| format!("{}:{}", l.file(), l.line()))
+    let place = location
+        .map(|l| format!(" at {}:{}", l.file(), l.line()))
         .unwrap_or_default();
-    warn(format_args!(
-        "internal error at {place} in version {}: {what}; please report this line",
-        env!("CARGO_PKG_VERSION")
-    ));
+    let version = env!("CARGO_PKG_VERSION");
+    format!("internal error{place} in version {version}: {what}; please report this line")
 }
 
 /// Sends the log to standard error: warnings by default, more with `-v`; `VORTEX_LOG` overrides.
@@ -165,4 +171,41 @@ fn log_to_stderr(verbose: u8) {
             writeln!(out, "vortex-fs: {level}: {}", record.args())
         })
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_is_a_failure_and_one_line() {
+        assert_eq!(
+            finish(|| panic!("a test of the panic line")),
+            Outcome::Failed
+        );
+        let line = panic_line(&String::from("two\nlines"), Some(panic::Location::caller()));
+        assert!(
+            line.contains("app.rs:") && line.contains("two lines; please report"),
+            "{line}"
+        );
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn closed_pipe_is_quiet_and_good() {
+        let closed = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            finish(|| Err(CliError::io("standard output", &closed))),
+            Outcome::Good
+        );
+        assert_eq!(finish(|| Err(CliError::damaged("x"))), Outcome::Damaged);
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        VortexFs::command().debug_assert();
+        VortexCompress::command().debug_assert();
+        VortexDecompress::command().debug_assert();
+    }
 }

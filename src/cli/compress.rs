@@ -65,8 +65,8 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Row {
-    source: PathBuf,
-    output: PathBuf,
+    source: String,
+    output: String,
     logical: u64,
     stored: u64,
     ratio: Option<f64>,
@@ -159,7 +159,7 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
     log::info!(
         "{} -> {}: {} -> {} bytes ({})",
         path.display(),
-        row.output.display(),
+        row.output,
         row.logical,
         row.stored,
         percent(row.stored, row.logical)
@@ -217,8 +217,8 @@ fn output_path(path: &Path, args: &Args) -> Result<PathBuf, CliError> {
 
 fn row(input: &Input, output: &Path, report: &SealReport, profile: &Profile, args: &Args) -> Row {
     Row {
-        source: input.path.clone(),
-        output: output.to_owned(),
+        source: input.path.display().to_string(),
+        output: output.display().to_string(),
         logical: report.logical,
         stored: report.stored,
         ratio: super::ratio(report.logical, report.stored),

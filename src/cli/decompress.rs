@@ -54,8 +54,8 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Row {
-    source: PathBuf,
-    output: PathBuf,
+    source: String,
+    output: String,
     logical: u64,
 }
 
@@ -106,7 +106,7 @@ fn decompress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
             &progress,
         )?;
         return Ok(Row {
-            source: input.path.clone(),
+            source: input.path.display().to_string(),
             output: "-".into(),
             logical: reader.len(),
         });
@@ -137,8 +137,8 @@ fn decompress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         input.remove()?;
     }
     Ok(Row {
-        source: input.path.clone(),
-        output: destination.path,
+        source: input.path.display().to_string(),
+        output: destination.path.display().to_string(),
         logical: reader.len(),
     })
 }

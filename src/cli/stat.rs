@@ -34,7 +34,7 @@ pub(crate) struct Args {
 /// Figures of one file, or totals of a directory.
 #[derive(Debug, Default, Serialize)]
 struct Figures {
-    path: PathBuf,
+    path: String,
     /// `sealed`, `live`, `plain` or `directory`.
     form: &'static str,
     /// Regular files counted, and how many of them are segments.
@@ -77,7 +77,7 @@ fn figures_of(path: &Path) -> Result<(Figures, Outcome), CliError> {
         return Ok((file_figures(path, is_segment)?, Outcome::Good));
     }
     let mut total = Figures {
-        path: path.to_owned(),
+        path: path.display().to_string(),
         form: "directory",
         ..Figures::default()
     };
@@ -105,7 +105,7 @@ fn file_figures(path: &Path, is_segment: bool) -> Result<Figures, CliError> {
     let metadata = std::fs::metadata(path).map_err(fail)?;
     let disk = metadata.blocks().saturating_mul(512);
     let mut figures = Figures {
-        path: path.to_owned(),
+        path: path.display().to_string(),
         files: 1,
         disk,
         ..Figures::default()
@@ -174,7 +174,7 @@ fn show(figures: &Figures) -> Result<(), CliError> {
             format!("{} ({bytes} bytes)", show_bytes(bytes))
         }
     };
-    let mut lines = vec![figures.path.display().to_string()];
+    let mut lines = vec![figures.path.clone()];
     let mut line =
         |name: &str, value: String| lines.push(format!("  {:<14}{value}", format!("{name}:")));
     line(

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use self::report::{Checked, Part, Report};
 use super::files::{Found, Models, store_failure, walk, worker_threads};
 use super::{CliError, Outcome, Progress, print, print_json};
+use crate::segment::peek;
 use crate::store::{Access, StoreError, verify_segment};
 use rayon::prelude::*;
 
@@ -56,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
             Ok((models, files, failures)) => {
                 let progress = Progress::bytes(
                     path.display().to_string(),
-                    files.iter().map(|f| f.metadata.len()).sum(),
+                    files.iter().map(content_len).sum(),
                 );
                 let checked: Vec<Checked> = pool.install(|| {
                     files
@@ -117,19 +118,30 @@ fn targets(path: &Path, args: &Args) -> Result<Targets, CliError> {
 
 fn check(file: &Found, models: &Models, progress: &Progress) -> Checked {
     let result = if file.is_segment {
-        check_segment(&file.path, models)
+        check_segment(&file.path, models, progress)
     } else {
-        check_plain(&file.path)
+        check_plain(&file.path, progress)
     };
-    progress.add(file.metadata.len());
     match result {
         Ok(checked) => checked,
         Err(error) => Checked::Failed(error),
     }
 }
 
+/// Bytes of a file's content, as far as its header tells.
+fn content_len(file: &Found) -> u64 {
+    let stored = file.metadata.len();
+    if !file.is_segment {
+        return stored;
+    }
+    let summary = std::fs::File::open(&file.path)
+        .ok()
+        .and_then(|f| peek(&f).ok());
+    summary.map_or(stored, |summary| summary.logical_size)
+}
+
 /// A mount may write to the segment meanwhile, which looks like damage: what was changed is read again.
-fn check_segment(path: &Path, models: &Models) -> Result<Checked, CliError> {
+fn check_segment(path: &Path, models: &Models, progress: &Progress) -> Result<Checked, CliError> {
     let stamp = |m: Metadata| {
         (
             m.ino(),
@@ -148,7 +160,7 @@ fn check_segment(path: &Path, models: &Models) -> Result<Checked, CliError> {
     let mut tries = 0;
     loop {
         let before = look()?;
-        let result = verify_segment(path, models.store(), &|_| {});
+        let result = verify_segment(path, models.store(), &|bytes| progress.add(bytes));
         tries += 1;
         match result {
             Ok(report) if report.is_sound() => return Ok(Checked::of_report(&report)),
@@ -162,7 +174,7 @@ fn check_segment(path: &Path, models: &Models) -> Result<Checked, CliError> {
     }
 }
 
-fn check_plain(path: &Path) -> Result<Checked, CliError> {
+fn check_plain(path: &Path, progress: &Progress) -> Result<Checked, CliError> {
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0;
     let mut file = std::fs::File::open(path).map_err(|e| CliError::io(path, &e))?;
@@ -174,7 +186,10 @@ fn check_plain(path: &Path) -> Result<Checked, CliError> {
                     notes: Vec::new(),
                 });
             }
-            Ok(n) => bytes += n as u64,
+            Ok(n) => {
+                bytes += n as u64;
+                progress.add(n as u64);
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if is_medium_error(e.raw_os_error()) => {
                 let what = format!("can not be read from byte {bytes}: {e}");

@@ -24,7 +24,7 @@ pub(super) struct Report {
 /// A file and what is wrong with it.
 #[derive(Debug, Serialize)]
 struct File {
-    path: PathBuf,
+    path: String,
     parts: Vec<Part>,
 }
 
@@ -63,17 +63,14 @@ impl Report {
                 self.bytes += bytes;
                 if !notes.is_empty() {
                     show(&path, &notes, "note: ", json)?;
-                    self.notes.push(File { path, parts: notes });
+                    self.notes.push(File::new(&path, notes));
                 }
                 Ok(Outcome::Good)
             }
             Checked::Damaged(damage) => {
                 self.files += 1;
                 show(&path, &damage, "", json)?;
-                self.damaged.push(File {
-                    path,
-                    parts: damage,
-                });
+                self.damaged.push(File::new(&path, damage));
                 Ok(Outcome::Damaged)
             }
             Checked::Failed(error) => {
@@ -128,6 +125,15 @@ impl Checked {
             }
         } else {
             Checked::Damaged(parts(Severity::Damage))
+        }
+    }
+}
+
+impl File {
+    fn new(path: &Path, parts: Vec<Part>) -> File {
+        File {
+            path: path.display().to_string(),
+            parts,
         }
     }
 }
