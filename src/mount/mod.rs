@@ -14,6 +14,7 @@ mod convert;
 mod daemon;
 mod logfile;
 mod options;
+mod requests;
 mod spawn;
 mod table;
 mod umount;

@@ -15,6 +15,7 @@ use super::check::absolute;
 use super::daemon::Identity;
 use super::{MountError, table};
 use crate::pack::client;
+use crate::pack::protocol::unescape;
 
 /// How an unmount went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,27 +35,28 @@ pub fn umount(mountpoint: &Path, waiting: impl FnOnce()) -> Result<Unmounted, Mo
     let refuse = |why: String| MountError::Refused(format!("{shown}: {why}"));
     let path = absolute(mountpoint).map_err(|e| refuse(e.to_string()))?;
     let entry = table::find_mount(&path).map_err(|e| refuse(e.to_string()))?;
-    match entry {
-        None => {
-            return Err(refuse(
-                "nothing is mounted here; see vortex-fs mount, or findmnt".to_string(),
-            ));
-        }
-        Some(entry) if !entry.is_vortex() => {
-            let kind = String::from_utf8_lossy(&entry.fstype).into_owned();
-            return Err(refuse(format!(
-                "this is no vortex-fs mount but {kind}; use umount"
-            )));
-        }
-        Some(_) => {}
+    let Some(entry) = entry else {
+        return Err(refuse(
+            "nothing is mounted here; see vortex-fs mount, or findmnt".to_string(),
+        ));
+    };
+    if !entry.is_vortex() {
+        let kind = String::from_utf8_lossy(&entry.fstype).into_owned();
+        return Err(refuse(format!(
+            "this is no vortex-fs mount but {kind}; use umount"
+        )));
     }
-    let identity = match identity(&path) {
-        Ok(identity) => identity,
+    let daemon = match identity(&path) {
+        Ok(identity) => Daemon::of(identity.pid, identity.archive().as_deref()),
         Err(Errno::NOTCONN | Errno::CONNABORTED) => {
             detach(&path).map_err(|e| {
                 refuse(format!("its daemon is dead and it cannot be detached: {e}"))
             })?;
             return Ok(Unmounted::DaemonWasDead);
+        }
+        // Root may unmount what it may not look into.
+        Err(Errno::ACCESS) if rustix::process::geteuid().is_root() => {
+            Daemon::asked(entry.archive().as_deref(), &path)
         }
         Err(Errno::ACCESS) => {
             return Err(refuse(
@@ -63,17 +65,12 @@ pub fn umount(mountpoint: &Path, waiting: impl FnOnce()) -> Result<Unmounted, Mo
         }
         Err(e) => return Err(refuse(format!("its daemon does not answer: {e}"))),
     };
-    let process = Process::of(identity.pid);
-    // The daemon tells those who wait on its socket how the last commit went.
-    let last_word = identity
-        .archive()
-        .and_then(|archive| client::watch(&archive).ok());
     unmount(&path).map_err(|e| match e.kind() {
         io::ErrorKind::ResourceBusy => refuse(format!("in use{}; close that first", users(&path))),
         _ => refuse(e.to_string()),
     })?;
-    wait_for(&process, waiting);
-    match last_word.and_then(client::Watch::finish) {
+    daemon.process.wait(waiting);
+    match daemon.last_word.and_then(client::Watch::finish) {
         Some(error) => Err(MountError::NotDurable(format!(
             "{shown}: unmounted, but the last writes could not be stored: {error}"
         ))),
@@ -130,6 +127,33 @@ fn fusermount(mountpoint: &Path, how: &[&str]) -> io::Result<()> {
     Err(io::Error::other(said))
 }
 
+/// Who is to be waited for.
+struct Daemon {
+    process: Process,
+    /// The daemon tells those who wait on its socket how the last commit went.
+    last_word: Option<client::Watch>,
+}
+
+impl Daemon {
+    /// The process that has this archive, if any, for writing.
+    fn of(pid: u32, archive: Option<&Path>) -> Daemon {
+        Daemon {
+            process: Process::of(pid),
+            last_word: archive.and_then(|archive| client::watch(archive).ok()),
+        }
+    }
+
+    /// Whoever answers on the archive's socket and serves this mount. A read-only mount has none: nothing is to be
+    /// waited for.
+    fn asked(archive: Option<&Path>, mountpoint: &Path) -> Daemon {
+        let status = archive.and_then(|archive| client::status(archive).ok());
+        let pid = status
+            .filter(|s| s.mountpoint.as_deref().map(unescape).as_deref() == Some(mountpoint))
+            .map_or(0, |s| s.pid);
+        Daemon::of(pid, archive.filter(|_| pid != 0))
+    }
+}
+
 /// A process, told apart from a later one with the same number by when it began.
 struct Process {
     pid: u32,
@@ -147,6 +171,18 @@ impl Process {
     fn is_alive(&self) -> bool {
         self.begun.is_some() && begun(self.pid) == self.begun
     }
+
+    fn wait(&self, waiting: impl FnOnce()) {
+        let (start, mut waiting) = (Instant::now(), Some(waiting));
+        while self.is_alive() {
+            if start.elapsed() > Duration::from_secs(2)
+                && let Some(waiting) = waiting.take()
+            {
+                waiting();
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// When a process began, in clock ticks since boot; none when it has ended, reaped or not.
@@ -162,29 +198,17 @@ fn begun(pid: u32) -> Option<String> {
     (!matches!(state, "Z" | "X") || threads() > 1).then(|| begun.to_string())
 }
 
-fn wait_for(process: &Process, waiting: impl FnOnce()) {
-    let (start, mut waiting) = (Instant::now(), Some(waiting));
-    while process.is_alive() {
-        if start.elapsed() > Duration::from_secs(2)
-            && let Some(waiting) = waiting.take()
-        {
-            waiting();
-        }
-        sleep(Duration::from_millis(5));
-    }
-}
-
 /// Some of the processes that use the mount, as far as this user may see them: ` by cat (123), sh (45)`.
 fn users(mountpoint: &Path) -> String {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name
-            .to_str()
-            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
-        else {
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
+        if pid == std::process::id() {
+            continue;
+        }
         if uses(&entry.path(), mountpoint) {
             let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             found.push(format!("{} ({pid})", command.trim_end()));

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{Event, Request, SOCKET};
+use super::protocol::{Event, Request, SOCKET, Status};
 use crate::store::names::PRIVATE_DIR;
 
 /// Longest event line in bytes that a client reads.
@@ -99,6 +99,19 @@ pub fn watch(root: &Path) -> io::Result<Watch> {
     client.send(&Request::Watch)?;
     match client.next_event()? {
         Some(Event::Watching) => Ok(Watch(client)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Figures of the daemon of the archive at `root`.
+///
+/// # Errors
+/// No daemon, or it does not answer.
+pub fn status(root: &Path) -> io::Result<Status> {
+    let mut client = Client::connect(root)?.ok_or(io::ErrorKind::NotFound)?;
+    client.send(&Request::Status)?;
+    match client.next_event()? {
+        Some(Event::Status(status)) => Ok(status),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

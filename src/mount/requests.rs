@@ -1,0 +1,558 @@
+//! One thin method a FUSE request.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+
+use super::adapter::{
+    Adapter, DAEMON_XATTR, GENERATION, TTL, caller, empty, handle, node, positional, rename_flags,
+    xattr,
+};
+use super::convert::{decode_device, file_attr, file_type, set_time};
+use crate::fs::{FsError, NodeId, SetAttr};
+
+/// The largest request in either direction.
+const MAX_IO: u32 = 1 << 20;
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_ASYNC_DIO;
+        if self.read_only {
+            // Beside a writer the contents change behind the kernel: let it compare times.
+            wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
+        }
+        if let Err(missing) = config.add_capabilities(wanted) {
+            let _ = config.add_capabilities(wanted - missing);
+        }
+        if let Err(largest) = config.set_max_readahead(MAX_IO) {
+            let _ = config.set_max_readahead(largest);
+        }
+        if let Err(largest) = config.set_max_write(MAX_IO) {
+            let _ = config.set_max_write(largest);
+        }
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.call("lookup", parent, |fs| fs.lookup(node(parent), name));
+        self.entry(found, reply);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        let _ = self.call("forget", ino, |fs| {
+            fs.forget(node(ino), nlookup);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.call("getattr", ino, |fs| fs.getattr(node(ino), fh.map(handle))) {
+            Ok(attr) => reply.attr(&TTL, &file_attr(NodeId(attr.ino), &attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        match self.call("setattr", ino, |fs| {
+            fs.setattr(node(ino), fh.map(handle), set)
+        }) {
+            Ok(attr) => reply.attr(&TTL, &file_attr(NodeId(attr.ino), &attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.call("readlink", ino, |fs| fs.readlink(node(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call("mknod", parent, |fs| {
+            fs.mknod(
+                node(parent),
+                name,
+                mode,
+                decode_device(rdev),
+                caller(req, umask),
+            )
+        });
+        self.entry(made, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call("mkdir", parent, |fs| {
+            fs.mkdir(node(parent), name, mode, caller(req, umask))
+        });
+        self.entry(made, reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            self.call("unlink", parent, |fs| fs.unlink(node(parent), name)),
+            reply,
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            self.call("rmdir", parent, |fs| fs.rmdir(node(parent), name)),
+            reply,
+        );
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call("symlink", parent, |fs| {
+            fs.symlink(node(parent), name, target.as_os_str(), caller(req, 0))
+        });
+        self.entry(made, reply);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.call("rename", parent, |fs| {
+            fs.rename(
+                node(parent),
+                name,
+                node(newparent),
+                newname,
+                rename_flags(flags)?,
+            )
+        });
+        empty(done, reply);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call("link", ino, |fs| {
+            fs.link(node(ino), node(newparent), newname)
+        });
+        self.entry(made, reply);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.call("open", ino, |fs| fs.open(node(ino), positional(flags.0))) {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.call("read", ino, |fs| fs.read(handle(fh), offset, size as usize)) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.call("write", ino, |fs| fs.write(handle(fh), offset, data)) {
+            // A request holds at most MAX_IO bytes.
+            Ok(written) => reply.written(written as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        empty(self.call("flush", ino, |fs| fs.flush(handle(fh))), reply);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("release", ino, |fs| fs.release(handle(fh))),
+            reply,
+        );
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("fsync", ino, |fs| fs.fsync(handle(fh), datasync)),
+            reply,
+        );
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.call("opendir", ino, |fs| fs.opendir(node(ino))) {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
+            Ok(entries) => {
+                for e in &entries {
+                    if reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), &e.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let entries = match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
+            Ok(entries) => entries,
+            Err(errno) => return reply.error(errno),
+        };
+        for e in &entries {
+            // The kernel takes no reference on these two.
+            let dots = matches!(e.name.as_bytes(), b"." | b"..");
+            let found = if dots {
+                self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
+                    .map(|attr| (NodeId(e.ino), attr))
+            } else {
+                self.call("lookup", ino, |fs| fs.lookup(node(ino), &e.name))
+            };
+            let (id, attr) = match found {
+                Ok(found) => found,
+                Err(_) => continue,
+            };
+            let full = reply.add(
+                INodeNo(id.0),
+                e.offset,
+                &e.name,
+                &TTL,
+                &file_attr(id, &attr),
+                GENERATION,
+            );
+            if full {
+                if !dots {
+                    self.forget(req, INodeNo(id.0), 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("releasedir", ino, |fs| fs.releasedir(handle(fh))),
+            reply,
+        );
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("fsyncdir", ino, |fs| fs.fsyncdir(handle(fh), datasync)),
+            reply,
+        );
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.call("statfs", ino, |fs| fs.statfs()) {
+            Ok(s) => reply.statfs(
+                s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("setxattr", ino, |fs| {
+                fs.setxattr(node(ino), name, value, flags)
+            }),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = if ino == INodeNo::ROOT && name == DAEMON_XATTR {
+            Ok(self.identity.clone())
+        } else {
+            self.call("getxattr", ino, |fs| fs.getxattr(node(ino), name))
+        };
+        xattr(value, size, reply);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(
+            self.call("listxattr", ino, |fs| fs.listxattr(node(ino))),
+            size,
+            reply,
+        );
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            self.call("removexattr", ino, |fs| fs.removexattr(node(ino), name)),
+            reply,
+        );
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.call("create", parent, |fs| {
+            fs.create(
+                node(parent),
+                name,
+                mode,
+                positional(flags),
+                caller(req, umask),
+            )
+        });
+        match made {
+            Ok((id, attr, fh)) => reply.created(
+                &TTL,
+                &file_attr(id, &attr),
+                GENERATION,
+                FileHandle(fh.0),
+                FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.call("fallocate", ino, |fs| {
+                fs.fallocate(handle(fh), mode, offset, length)
+            }),
+            reply,
+        );
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = self.call("lseek", ino, |fs| {
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
+            fs.lseek(handle(fh), offset, whence)
+        });
+        match found {
+            Ok(position) => reply.offset(position as i64),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // The rest is refused without a word: the kernel does it itself, or does not ask again.
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
