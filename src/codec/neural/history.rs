@@ -27,11 +27,14 @@ impl Histories {
         Histories { cells: Vec::new() }
     }
 
-    pub(super) fn reset(&mut self, contexts: usize, start: &[u32; HISTORIES]) {
+    pub(super) fn reset(&mut self, start: &[u32]) {
         self.cells.clear();
-        for _ in 0..contexts {
-            self.cells.extend_from_slice(start);
-        }
+        self.cells.extend_from_slice(start);
+    }
+
+    #[cfg(test)]
+    pub(super) fn cells(&self) -> &[u32] {
+        &self.cells
     }
 
     #[inline(always)]
@@ -56,7 +59,8 @@ pub(super) fn updated(cell: u32, y: u32, limit: u32, rate: u32) -> u32 {
     (p as u32) << 10 | (n + u32::from(n < limit))
 }
 
-/// A starting table: each history's own frequencies, recent bits counting more, with little confidence.
+/// A table to learn from: each history's own frequencies, recent bits counting more, with little confidence.
+#[cfg(test)]
 pub(super) fn start() -> [u32; HISTORIES] {
     let mut out = [1 << 31; HISTORIES];
     for h in 2u32..256 {

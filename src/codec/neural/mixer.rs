@@ -11,9 +11,6 @@ pub(super) const INPUTS: usize = 96;
 /// Weight sets of the first layer.
 pub(super) const SETS: usize = 8;
 
-/// Weight of 1.0 in the first layer.
-const ONE: i32 = 1 << 14;
-
 /// Rows of each weight set: what selects them has at most 8 bits.
 pub(super) const ROWS: usize = 256;
 /// Rows of each of the second layer's two weight sets.
@@ -63,6 +60,11 @@ impl Mixer {
             .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SETS]);
     }
 
+    #[cfg(test)]
+    pub(super) fn first_row(&self) -> &[i16; INPUTS] {
+        &self.weights[0]
+    }
+
     /// Log odds of the next bit.
     #[inline(always)]
     pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) -> i32 {
@@ -101,9 +103,4 @@ impl Mixer {
             );
         }
     }
-}
-
-/// A starting weight: `thousandths / 1000`.
-pub(super) const fn weight(thousandths: i32) -> i16 {
-    (thousandths * ONE / 1000) as i16
 }

@@ -18,8 +18,11 @@ mod net;
 mod plan;
 mod predictor;
 mod slots;
+mod start;
 mod tables;
 
+#[cfg(test)]
+mod learn;
 #[cfg(test)]
 mod tests;
 
@@ -107,7 +110,7 @@ fn run<C: BitCoder>(
     mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let p = scratch.get_or_insert_with(|| Box::new(Predictor::new()));
+        let p = scratch.get_or_insert_default();
         p.reset(plan, block.len(), net.is_some());
         if let Some(net) = net.as_deref_mut() {
             net.reset(plan.lanes, plan.stride);

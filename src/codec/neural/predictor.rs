@@ -5,14 +5,17 @@
 
 use super::apm::{Apm, Cell};
 use super::contexts::{CONTEXTS, Near, contexts};
-use super::history::{self, HISTORIES, Histories};
+use super::history::{self, Histories};
 use super::inputs::{self, Inputs};
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
-use super::mixer::{FINAL_ROWS, INPUTS, Mix, Mixer, ROWS, weight};
+#[cfg(test)]
+use super::mixer::INPUTS;
+use super::mixer::{FINAL_ROWS, Mix, Mixer, ROWS};
 use super::net::Tree;
 use super::plan::{Kind, MAX_LANES, Plan};
 use super::slots::{RATE, Slots};
+use super::start::Start;
 use super::tables::{squash, stretch};
 
 /// First input after the contexts' two groups.
@@ -44,8 +47,10 @@ pub(super) struct Predictor {
     work: Vec<Work>,
     /// Whether this block has a network.
     net: bool,
-    start: [u32; HISTORIES],
-    weights: [i16; INPUTS],
+    starts: [Start; 2],
+    /// One row for every weight set: how the start state is learnt.
+    #[cfg(test)]
+    pub(super) one_row: bool,
     rate: i32,
     step: i32,
     // The half byte in progress.
@@ -57,12 +62,10 @@ pub(super) struct Predictor {
     match_cell: u32,
 }
 
-fn first_weights() -> [i16; INPUTS] {
-    let mut w = [0; INPUTS];
-    w[..CONTEXTS].fill(weight(60));
-    w[CONTEXTS..2 * CONTEXTS].fill(weight(80));
-    w[EXTRA..EXTRA + 4].fill(weight(200));
-    w
+impl Default for Predictor {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Predictor {
@@ -89,8 +92,9 @@ impl Predictor {
             matches: Vec::new(),
             net: false,
             work: vec![work; MAX_LANES],
-            start: history::start(),
-            weights: first_weights(),
+            starts: [Start::learnt(Kind::Binary), Start::learnt(Kind::Text)],
+            #[cfg(test)]
+            one_row: false,
             rate: 0,
             step: 0,
             lane: 0,
@@ -116,12 +120,13 @@ impl Predictor {
         self.finder.reset(len);
         let bits = (len.max(1024).next_power_of_two().ilog2() - 2).clamp(8, 13);
         self.slots.reset(CONTEXTS, bits);
-        self.histories.reset(CONTEXTS, &self.start);
-        self.mixer.reset(&self.weights);
+        let start = &self.starts[usize::from(plan.kind == Kind::Text)];
+        self.histories.reset(&start.histories);
+        self.mixer.reset(&start.weights);
         self.apms[0].reset(65536);
         self.apms[1].reset(65536);
         self.matches.clear();
-        self.matches.resize(64 * 2, (3 << 30) | 2);
+        self.matches.extend_from_slice(&start.matches);
         self.step = 0;
     }
 
@@ -201,7 +206,7 @@ impl Predictor {
             let i = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
             let bit = (w.expected >> b) & 1;
             self.match_cell = i * 2 | bit;
-            let p = self.matches[i as usize * 2] >> 16;
+            let p = self.matches[i as usize] >> 16;
             let st = stretch(p);
             let half = (p as i32 - 32768) >> 5;
             x[EXTRA] = if bit == 1 { st } else { -st } as i16;
@@ -226,6 +231,10 @@ impl Predictor {
             b * 32 + known,
         ];
         let mut base = 0;
+        #[cfg(test)]
+        if self.one_row {
+            rows = [0; 8];
+        }
         for row in &mut rows {
             *row += base;
             base += ROWS as u32;
@@ -254,7 +263,7 @@ impl Predictor {
         self.slots.write(&self.buckets, node, &self.inputs.slots);
         if self.match_cell != NONE {
             let hit = u32::from(self.match_cell & 1 == y);
-            let cell = &mut self.matches[(self.match_cell & !1) as usize];
+            let cell = &mut self.matches[(self.match_cell >> 1) as usize];
             *cell = history::updated(*cell, hit, 127, u32::from(RATE[(*cell & 127) as usize]));
         }
         self.apms[0].update(self.cells[0], y, 4);
@@ -265,6 +274,21 @@ impl Predictor {
     /// All lanes have their byte `t`.
     pub(super) fn end_byte(&mut self, block: &[u8], t: usize) {
         self.finder.step(&mut self.lanes, block, t, &self.plan);
+    }
+
+    /// The kind of contexts in use.
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> Kind {
+        self.plan.kind
+    }
+
+    /// The first weight row, and all cells of matches and histories.
+    #[cfg(test)]
+    pub(super) fn learnt(&self) -> (&[i16; INPUTS], Vec<u32>) {
+        (
+            self.mixer.first_row(),
+            [&self.matches[..], self.histories.cells()].concat(),
+        )
     }
 
     /// The byte that lane `l` has just completed.

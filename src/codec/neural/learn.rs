@@ -1,0 +1,112 @@
+//! Learns the start state (`start.bin`) from recordings: run once, by hand.
+
+use std::path::Path;
+
+use super::contexts::CONTEXTS;
+use super::history::HISTORIES;
+use super::mixer::INPUTS;
+use super::plan::Kind;
+use super::start::{MATCHES, SIZE, UNIT};
+use super::tables::stretch;
+use super::{SCRATCH, encode};
+
+#[derive(Clone)]
+struct Sums {
+    weights: [i64; INPUTS],
+    blocks: i64,
+    cells: Vec<(u64, u64)>,
+}
+
+fn files(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
+    let mut entries: Vec<_> = std::fs::read_dir(dir)
+        .expect("a directory")
+        .map(|e| e.expect("an entry").path())
+        .collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            let mut inside = Vec::new();
+            files(&path, &mut inside);
+            // At most ten files a source.
+            let step = inside.len().div_ceil(10).max(1);
+            out.extend(
+                inside.into_iter().step_by(
+                    if path
+                        .read_dir()
+                        .is_ok_and(|mut d| d.all(|e| e.is_ok_and(|e| e.path().is_file())))
+                    {
+                        step
+                    } else {
+                        1
+                    },
+                ),
+            );
+        } else {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes start.bin from ../shared/corpus/train"]
+fn learn_start_state() {
+    let corpus =
+        Path::new(option_env!("VORTEX_CORPUS").unwrap_or("../shared/corpus")).join("train");
+    let mut paths = Vec::new();
+    files(&corpus, &mut paths);
+    let empty = Sums {
+        weights: [0; INPUTS],
+        blocks: 0,
+        cells: vec![(0, 0); MATCHES + CONTEXTS * HISTORIES],
+    };
+    let mut sums = [empty.clone(), empty];
+    SCRATCH.with_borrow_mut(|s| s.get_or_insert_default().one_row = true);
+    for path in &paths {
+        let data = std::fs::read(path).expect("a file");
+        let blocks: Vec<&[u8]> = data.chunks(65536).collect();
+        let block = blocks[blocks.len() / 2];
+        if block.len() < 4096 {
+            continue;
+        }
+        let size = encode(block, None).len();
+        println!("{} {:.4}", path.display(), size as f64 / block.len() as f64);
+        SCRATCH.with_borrow(|s| {
+            let p = s.as_ref().expect("just used");
+            let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
+            let (weights, cells) = p.learnt();
+            sums.weights
+                .iter_mut()
+                .zip(weights)
+                .for_each(|(s, &w)| *s += i64::from(w));
+            sums.blocks += 1;
+            for (s, &cell) in sums.cells.iter_mut().zip(&cells) {
+                let n = u64::from((cell & 1023).saturating_sub(10));
+                s.0 += u64::from(cell >> 16) * n;
+                s.1 += n;
+            }
+        });
+    }
+    let mut out = Vec::new();
+    for sums in &sums {
+        println!("{} blocks", sums.blocks);
+        for w in sums.weights {
+            out.extend_from_slice(&((w / sums.blocks.max(1)) as i16).to_le_bytes());
+        }
+        for (i, &(p, n)) in sums.cells.iter().enumerate() {
+            let p = if n >= 20 {
+                (p / n) as u32
+            } else {
+                super::learn::guess(i)
+            };
+            out.push((stretch(p) / UNIT) as i8 as u8);
+        }
+    }
+    assert_eq!(out.len(), 2 * SIZE);
+    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.bin"), out).expect("written");
+}
+
+/// For cells that never came: matches hold, histories go on.
+fn guess(i: usize) -> u32 {
+    i.checked_sub(MATCHES)
+        .map_or(60_000, |i| super::history::start()[i % HISTORIES] >> 16)
+}
