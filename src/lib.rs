@@ -2,6 +2,7 @@
 //!
 //! The layers and what each may import are in `docs/DESIGN.md`.
 
+pub mod bench;
 pub mod cli;
 pub mod codec;
 pub mod demo;

@@ -58,15 +58,35 @@ pub fn encode_packed(data: &[u8], model: &Arc<engine::Model>) -> Encoded {
     {
         found.push((CodecId::Zstd, None, zstd::encode(data, zstd::BEST)));
     }
-    // Below that, what is left is not the model's to find.
-    if data.len() > 512 && alone.len() * 100 > data.len() {
-        let joint = neural::encode(data, Some(&mut ModelNet::new(model)));
-        if joint.len() + joint.len() / 200 < alone.len() {
-            found.push((CodecId::Neural, Some(ModelId(model.id())), joint));
-        }
+    if let Some(joint) = with_model(data, alone.len(), model) {
+        found.push((CodecId::Neural, Some(ModelId(model.id())), joint));
     }
     found.push((CodecId::Neural, None, alone));
     smallest(data, found)
+}
+
+/// Bytes of a block's start that tell whether the model pays: it helps most while statistics know little.
+const PROBE: usize = 8192;
+
+/// The neural payload with the model, if it is clearly smaller than `alone`, the size without.
+fn with_model(data: &[u8], alone: usize, model: &engine::Model) -> Option<Vec<u8>> {
+    let pays = |joint: usize, alone: usize| joint + joint / 200 < alone;
+    // On less, or on what is almost gone, its gain is not worth its time at every read.
+    if data.len() < 512 || alone * 100 < data.len() {
+        return None;
+    }
+    let mut net = ModelNet::new(model);
+    if data.len() > 2 * PROBE {
+        let start = &data[..PROBE];
+        if !pays(
+            neural::encode(start, Some(&mut net)).len(),
+            neural::encode(start, None).len(),
+        ) {
+            return None;
+        }
+    }
+    let joint = neural::encode(data, Some(&mut net));
+    pays(joint.len(), alone).then_some(joint)
 }
 
 fn smallest(data: &[u8], found: Vec<(CodecId, Option<ModelId>, Vec<u8>)>) -> Encoded {

@@ -97,3 +97,13 @@ fn steps<K: Kernel, C: BitCoder>(
     }
     Ok(())
 }
+
+/// As [`run`], by the definition.
+#[cfg(test)]
+pub(super) fn run_scalar<C: BitCoder>(
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+) -> Result<(), NeuralError> {
+    steps(Scalar, p, block, coder, None)
+}

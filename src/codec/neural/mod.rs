@@ -61,7 +61,7 @@ thread_local! {
     static SCRATCH: RefCell<Option<Box<Predictor>>> = const { RefCell::new(None) };
 }
 
-/// Encodes `data`, with a network in up to 16 lanes, without one in a single lane.
+/// Encodes `data`, with a network in a few lanes, without one in a single lane.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>) -> Vec<u8> {
     let plan = Plan::find(data, net.is_some());
     let mut out = Vec::with_capacity(data.len() / 4 + 16);

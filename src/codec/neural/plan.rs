@@ -4,7 +4,9 @@ use crate::engine::stride;
 
 /// Largest record stride.
 pub(crate) const MAX_STRIDE: usize = 1023;
-/// Largest number of lanes.
+/// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
+const NET_LANES: usize = 4;
+/// Largest number of lanes that a payload may have.
 pub(crate) const MAX_LANES: usize = 16;
 
 /// Which contexts a block uses.
@@ -29,7 +31,7 @@ impl Plan {
     /// A plan for `data`, found by counting.
     pub(crate) fn find(data: &[u8], net: bool) -> Self {
         let lanes = if net {
-            (data.len() / 2048).clamp(1, MAX_LANES)
+            (data.len() / 2048).clamp(1, NET_LANES)
         } else {
             1
         };

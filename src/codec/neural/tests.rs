@@ -172,3 +172,53 @@ fn a_network_that_knows_makes_blocks_small() {
         );
     }
 }
+
+#[test]
+fn the_scalar_definition_gives_the_same_payload() {
+    for data in [records(2500), text(400), noise(9000, 4)] {
+        let plan = Plan::find(&data, false);
+        let mut out = Vec::new();
+        header::write(&plan, false, &mut out);
+        let mut p = Predictor::new();
+        p.reset(plan, data.len(), false);
+        let mut coder = BitEncoder::new();
+        lockstep::run_scalar(&mut p, &mut data.clone(), &mut coder).expect("encoding cannot fail");
+        coder.finish(&mut out);
+        assert!(out == encode(&data, None));
+    }
+}
+
+/// Changes only with the payload's version.
+#[test]
+fn golden_payloads_decode() {
+    let unhex = |s: &str| -> Vec<u8> {
+        s.as_bytes()
+            .chunks(2)
+            .map(|d| u8::from_str_radix(std::str::from_utf8(d).expect("hex"), 16).expect("hex"))
+            .collect()
+    };
+    for (hex, data) in [(GOLDEN_TEXT, text(8)), (GOLDEN_RECORDS, records(60))] {
+        assert_eq!(
+            decode(&unhex(hex), data.len(), None).as_deref(),
+            Ok(&data[..])
+        );
+        assert_eq!(encode(&data, None), unhex(hex));
+    }
+}
+
+const GOLDEN_TEXT: &str = "120022dbcb512a43f6facc67efe2ea5696055f9ad4e7181dde06bdc61bd308b83ef977acc6fd75fe45e9d3767f4381d4f170cd";
+const GOLDEN_RECORDS: &str = "100006ffe0b05bdec77d427ff78d08c2073026da9b71a168ba43a34738c6879098390ba245340d52eabf4c335d197cd6e811ccdbad15c07afbd7aba94bd24497794bfb04d9";
+
+#[test]
+#[ignore = "prints the golden payloads"]
+fn print_golden_payloads() {
+    for data in [text(8), records(60)] {
+        println!(
+            "{}",
+            encode(&data, None)
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect::<String>()
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! Measurements of the parts on given files.
+
+pub mod codec;
