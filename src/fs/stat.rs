@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, OFlags, Stat};
+use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{self, Attr, Kind, StatFs, Time};
 use super::backing::Backing;
 use super::content::{Content, Segmented};
-use super::errno::Result;
+use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
 use super::sync::{lock, read};
@@ -110,29 +111,38 @@ impl Fs {
             attr.blksize = open.segment.block_size();
             return Ok(attr);
         }
-        let summary = self.peek(node, &backing, &stat);
+        if stat.st_size == 0 {
+            return Ok(attr);
+        }
+        let summary = self.peek(node, &backing, &stat)?;
         attr.size = summary.map_or(0, |s| s.logical_size);
         attr.blksize = summary.map_or(attr.blksize, |s| s.block_size);
         Ok(attr)
     }
 
-    /// The figures of a segment that is not open; `None` if it is damaged or can not be read, which the log says.
-    fn peek(&self, node: &Node, backing: &Backing, stat: &Stat) -> Option<Summary> {
+    /// The figures of a segment that is not open; `None` if it is damaged, which the log says, or not ours to read.
+    ///
+    /// Any other failure is an error: a file must not look empty because the system is short of something.
+    fn peek(&self, node: &Node, backing: &Backing, stat: &Stat) -> Result<Option<Summary>> {
         let stamp = stamp(stat);
         let mut peeked = lock(&node.peeked);
         if let Some(known) = peeked.filter(|known| known.stamp == stamp) {
-            return known.summary;
+            return Ok(known.summary);
         }
-        let summary = if stat.st_size == 0 {
-            None
-        } else {
-            let found = backing
-                .reopen(OFlags::RDONLY)
-                .and_then(|file| Ok(segment::peek(&file)?));
-            found.inspect_err(|error| node.log_damage(None, error)).ok()
+        let found = backing
+            .reopen(OFlags::RDONLY)
+            .and_then(|file| Ok(segment::peek(&file)?));
+        let summary = match found {
+            Ok(summary) => Some(summary),
+            Err(error) if error.is_damage() => {
+                node.log_damage(None, &error);
+                None
+            }
+            Err(FsError::Backing(Errno::ACCESS)) => None,
+            Err(error) => return Err(error),
         };
         *peeked = Some(Peeked { stamp, summary });
-        summary
+        Ok(summary)
     }
 }
 
