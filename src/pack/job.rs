@@ -136,12 +136,14 @@ impl Work<'_> {
             .as_ref()
             .map_or(DEFAULT_BLOCK, |e| e.block_size);
         let large_from = u64::from(block) * BLOCKS_PER_THREAD * self.threads as u64;
-        let (large, small): (Vec<_>, Vec<_>) = targets
+        let (large, mut small): (Vec<_>, Vec<_>) = targets
             .into_iter()
             .partition(|t| self.threads > 1 && t.attr.size >= large_from);
         for target in &large {
             self.one(target, self.threads);
         }
+        // The longest first, so that no thread is left alone with one at the end.
+        small.sort_by_key(|t| std::cmp::Reverse(t.attr.size));
         let next = AtomicUsize::new(0);
         let take = || {
             while let Some(target) = small.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -6,6 +6,7 @@
 mod basics;
 mod crash;
 mod daemon;
+mod full;
 mod pack;
 mod refusals;
 mod support;

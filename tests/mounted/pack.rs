@@ -3,10 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::support::{Archive, fails, noise, ok, telemetry, vortex, wait_until};
+use super::support::{Archive, fails, kill, noise, ok, telemetry, vortex, wait_until};
 
 fn pack(archive: &Archive) -> Command {
     let mut command = vortex();
@@ -396,4 +396,80 @@ fn paths_that_are_in_no_archive_are_refused() {
     let said = fails(pack(&archive).args(["--profile", "nosuch"]), 1);
     assert!(said.contains("nosuch"), "{said}");
     assert!(!outside.join(".vortex").exists());
+}
+
+#[test]
+fn interrupted_pack_leaves_every_file_whole_and_the_daemon_running() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    for i in 0..12u64 {
+        fs::write(archive.at(&format!("f{i}")), telemetry(20_000, i)).unwrap();
+    }
+    archive.remount(&[]);
+    let child = pack(&archive)
+        .args(["--jobs", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    kill(child.id(), "-INT");
+    let output = child.wait_with_output().unwrap();
+    // A fast machine may be done by then.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    for i in 0..12u64 {
+        assert!(
+            fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(20_000, i),
+            "f{i}"
+        );
+    }
+    let done = summary(&mut pack(&archive));
+    assert_eq!(
+        (&done["files"], &done["failed"]),
+        (&12.into(), &0.into()),
+        "{done}"
+    );
+}
+
+#[test]
+fn two_jobs_take_turns() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    for i in 0..6u64 {
+        fs::write(archive.at(&format!("f{i}")), telemetry(15_000, i)).unwrap();
+    }
+    archive.remount(&[]);
+    let first = pack(&archive).stdout(Stdio::null()).spawn().unwrap();
+    let second = pack(&archive).stdout(Stdio::null()).spawn().unwrap();
+    for child in [first, second] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(summary(&mut pack(&archive))["done"], 0);
+}
+
+#[test]
+fn socket_of_a_dead_daemon_is_no_obstacle() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    fs::write(archive.at("f"), telemetry(20_000, 1)).unwrap();
+    File::open(archive.at("f")).unwrap().sync_all().unwrap();
+    archive.crash();
+    assert!(archive.backing().join(".vortex/control.sock").exists());
+    ok(&mut pack(&archive));
+    archive.mount(&[]);
+    assert!(fs::read(archive.at("f")).unwrap() == telemetry(20_000, 1));
+}
+
+#[test]
+fn others_may_not_command_the_daemon() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    let mode = fs::metadata(archive.backing().join(".vortex/control.sock"))
+        .unwrap()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o600);
 }
