@@ -47,6 +47,17 @@ struct Shape {
     memory_ring: usize,
     pending: usize,
     features: usize,
+    shifts: Shifts,
+}
+
+/// Exponents of the weights of each kind of matrix, and the shifts of norm and scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shifts {
+    d: u32,
+    ffn: u32,
+    compress: u32,
+    norm: u32,
+    score: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +70,7 @@ struct Scratch {
     bias: Vec<i32>,
     scores: Vec<i32>,
     e: Vec<i8>,
+    kv: Vec<i8>,
 }
 
 impl Shape {
@@ -79,6 +91,13 @@ impl Shape {
             memory_ring: m.max_compressed_len.next_multiple_of(16),
             pending: m.window_size / m.compression_rate + 2,
             features: c.model.features.len(),
+            shifts: Shifts {
+                d: weight_exponent(c.d()),
+                ffn: weight_exponent(c.ffn()),
+                compress: weight_exponent(c.d() * m.compression_rate),
+                norm: norm_shift(c.d()),
+                score: score_shift(c.head_dim()),
+            },
         }
     }
 
@@ -129,6 +148,7 @@ impl State {
                 bias: vec![0; s.heads * s.slots()],
                 scores: vec![0; s.heads * s.slots().max(s.head_dim)],
                 e: vec![0; s.heads * s.slots()],
+                kv: vec![0; 2 * s.kv()],
             },
             shape,
         })
@@ -198,11 +218,11 @@ impl Job for Step<'_> {
             weights,
         } = self;
         let s = &state.shape;
-        let (d, q) = (s.d, norm_shift(s.d));
+        let (d, shifts) = (s.d, s.shifts);
         let work = &mut state.scratch;
         embed(model, features, s.features, d, &mut work.x[..active * d]);
         for (i, layer) in model.layers.iter().enumerate() {
-            norm_all(&work.x[..active * d], &mut work.y, d, q);
+            norm_all(&work.x[..active * d], &mut work.y, d, shifts.norm);
             let mut memory = Memory {
                 s,
                 lanes: state.lanes,
@@ -217,25 +237,25 @@ impl Job for Step<'_> {
                 &work.y,
                 active,
                 &layer.o,
-                weight_exponent(d) - 1,
+                shifts.d - 1,
                 &mut work.acc,
                 &mut work.x,
             );
-            norm_all(&work.x[..active * d], &mut work.y, d, q);
+            norm_all(&work.x[..active * d], &mut work.y, d, shifts.norm);
             gemm::<O>(&work.y, active, &layer.up, &mut work.acc);
             for (h, &a) in work.hidden.iter_mut().zip(&work.acc[..active * s.ffn]) {
-                *h = rounding_shift(a, weight_exponent(d)).clamp(0, INT8_MAX) as i8;
+                *h = rounding_shift(a, shifts.d).clamp(0, INT8_MAX) as i8;
             }
             add::<O>(
                 &work.hidden,
                 active,
                 &layer.down,
-                weight_exponent(s.ffn) - 1,
+                shifts.ffn - 1,
                 &mut work.acc,
                 &mut work.x,
             );
         }
-        norm_all(&work.x[..active * d], &mut work.y, d, q);
+        norm_all(&work.x[..active * d], &mut work.y, d, shifts.norm);
         gemm::<O>(&work.y, active, &model.head, &mut work.acc);
         for (logits, out) in work
             .acc
@@ -244,7 +264,7 @@ impl Job for Step<'_> {
             .take(active)
         {
             for l in logits.iter_mut() {
-                *l = rounding_shift(*l, weight_exponent(d) - 1);
+                *l = rounding_shift(*l, shifts.d - 1);
             }
             O::byte_weights(logits, out);
         }
@@ -252,17 +272,20 @@ impl Job for Step<'_> {
     }
 }
 
+/// Sums the embeddings of each lane's feature bytes: at most 16 of at most 127, below the residual stream's clamp.
 #[inline(always)]
 fn embed(model: &Model, features: &[u8], count: usize, d: usize, x: &mut [i32]) {
     for (x, bytes) in x.chunks_exact_mut(d).zip(features.chunks_exact(count)) {
-        x.fill(0);
-        for (f, &byte) in bytes.iter().enumerate() {
-            let at = (f * 256 + usize::from(byte)) * d;
-            for (x, &w) in x.iter_mut().zip(&model.embedding[at..at + d]) {
-                *x += i32::from(w);
+        for (part, x) in x.chunks_exact_mut(16).enumerate() {
+            let mut sum = [0i16; 16];
+            for (f, &byte) in bytes.iter().enumerate() {
+                let at = (f * 256 + usize::from(byte)) * d + part * 16;
+                for (s, &w) in sum.iter_mut().zip(&model.embedding[at..at + 16]) {
+                    *s += i16::from(w);
+                }
             }
+            x.iter_mut().zip(sum).for_each(|(x, s)| *x = i32::from(s));
         }
-        // At most 16 features of at most 127 each: below the clamp of the residual stream.
     }
 }
 
@@ -324,18 +347,30 @@ impl Memory<'_> {
     /// Writes a lane's keys and values, `[keys of all heads][values of all heads]`, to a slot.
     #[inline(always)]
     fn store(&mut self, lane: usize, slot: usize, kv: &[i8]) {
-        let (hd, width, slots) = (self.s.head_dim, self.s.kv(), self.s.slots());
-        for g in 0..self.s.kv_heads {
-            let (k, v) = (
-                &kv[g * hd..(g + 1) * hd],
-                &kv[width + g * hd..width + (g + 1) * hd],
-            );
+        let (hd, slots) = (self.s.head_dim, self.s.slots());
+        let (k, v) = kv.split_at(self.s.kv());
+        for (g, (k, v)) in k.chunks_exact(hd).zip(v.chunks_exact(hd)).enumerate() {
             let (keys, values) = self.head(lane, g);
-            for i in 0..hd {
-                keys[slot / 16 * (hd / 4) + i / 4].0[slot % 16 * 4 + i % 4] = biased(k[i]);
-                values[i / 16 * (slots / 4) + slot / 4].0[i % 16 * 4 + slot % 4] = biased(v[i]);
+            let keys = &mut keys[slot / 16 * (hd / 4)..][..hd / 4];
+            for (line, k) in keys.iter_mut().zip(k.chunks_exact(4)) {
+                for (o, &k) in line.0[slot % 16 * 4..][..4].iter_mut().zip(k) {
+                    *o = biased(k);
+                }
+            }
+            for (tile, v) in v.chunks_exact(16).enumerate() {
+                let line = &mut values[tile * (slots / 4) + slot / 4].0;
+                for (o, &v) in line.chunks_exact_mut(4).zip(v) {
+                    o[slot % 4] = biased(v);
+                }
             }
         }
+    }
+
+    /// Moves a slot that has left the window to compressed memory.
+    #[inline(always)]
+    fn mature(&mut self, lane: usize, slot: usize, kv: &mut [i8]) {
+        kv.copy_from_slice(self.pending(lane, slot));
+        self.store(lane, self.s.recent_ring + slot % self.s.memory_ring, kv);
     }
 
     #[inline(always)]
@@ -363,14 +398,14 @@ impl Memory<'_> {
             &layer.compress,
             &mut work.acc,
         );
-        requantise(&work.acc[..active * d], weight_exponent(width), &mut work.y);
+        requantise(&work.acc[..active * d], self.s.shifts.compress, &mut work.y);
         gemm::<O>(&work.y, active, &layer.kv, &mut work.acc);
         let kv = 2 * self.s.kv();
         for lane in 0..active {
             let slot = self.t / rate;
             requantise(
                 &work.acc[lane * kv..(lane + 1) * kv],
-                weight_exponent(d),
+                self.s.shifts.d,
                 self.pending(lane, slot),
             );
         }
@@ -383,16 +418,33 @@ impl Memory<'_> {
         let compressed = s.compressed_at(self.t);
         let recent = self.t + 1 - s.rate * compressed;
         out.fill(ABSENT);
+        // The newest slot of each ring; distances go down from there, around the end of the ring.
+        let newest = self.t % s.recent_ring;
+        let newest_compressed = (compressed + s.memory_ring - 1) % s.memory_ring;
         for (h, row) in out.chunks_exact_mut(s.slots()).enumerate() {
+            let (row, compressed_row) = row.split_at_mut(s.recent_ring);
             let bias = &layer.bias_recent[h * s.recent_slots..(h + 1) * s.recent_slots];
-            for (distance, &b) in bias.iter().take(recent).enumerate() {
-                row[(self.t - distance) % s.recent_ring] = i32::from(b);
-            }
+            backwards(row, newest, &bias[..recent]);
             let bias = &layer.bias_memory[h * s.compressed..(h + 1) * s.compressed];
-            for (distance, &b) in bias.iter().take(compressed).enumerate() {
-                row[s.recent_ring + (compressed - 1 - distance) % s.memory_ring] = i32::from(b);
-            }
+            backwards(
+                compressed_row,
+                newest_compressed,
+                &bias[..compressed.min(s.compressed)],
+            );
         }
+    }
+}
+
+/// Writes `values` to `ring`, the first at `newest`, the following ones before it.
+#[inline(always)]
+fn backwards(ring: &mut [i32], newest: usize, values: &[i8]) {
+    let (near, far) = values.split_at(values.len().min(newest + 1));
+    let (low, high) = ring.split_at_mut(newest + 1);
+    for (slot, &v) in low.iter_mut().rev().zip(near) {
+        *slot = i32::from(v);
+    }
+    for (slot, &v) in high.iter_mut().rev().zip(far) {
+        *slot = i32::from(v);
     }
 }
 
@@ -403,11 +455,7 @@ fn attention<O: Ops>(memory: &mut Memory<'_>, layer: &Layer, work: &mut Scratch,
     let (d, hd, slots, t) = (s.d, s.head_dim, s.slots(), memory.t);
     let width = d + 2 * s.kv();
     gemm::<O>(&work.y, active, &layer.qkv, &mut work.acc);
-    requantise(
-        &work.acc[..active * width],
-        weight_exponent(d),
-        &mut work.qkv,
-    );
+    requantise(&work.acc[..active * width], s.shifts.d, &mut work.qkv);
     memory.fill::<O>(layer, work, active);
     let compressed = s.compressed_at(t);
     let matured = t > 0 && compressed > s.compressed_at(t - 1);
@@ -417,10 +465,7 @@ fn attention<O: Ops>(memory: &mut Memory<'_>, layer: &Layer, work: &mut Scratch,
         let (q, kv) = work.qkv[lane * width..(lane + 1) * width].split_at(d);
         memory.store(lane, t % s.recent_ring, kv);
         if matured {
-            let slot = compressed - 1;
-            // A copy on the stack would need a bound on the width; the scores are free at this point.
-            let kv: Vec<i8> = memory.pending(lane, slot).to_vec();
-            memory.store(lane, s.recent_ring + slot % s.memory_ring, &kv);
+            memory.mature(lane, compressed - 1, &mut work.kv);
         }
         for g in 0..s.kv_heads {
             let (keys, values) = memory.head(lane, g);
@@ -437,7 +482,7 @@ fn attention<O: Ops>(memory: &mut Memory<'_>, layer: &Layer, work: &mut Scratch,
             for (i, h) in heads.clone().enumerate() {
                 sums[i] = O::softmax(
                     &mut work.scores[i * slots..(i + 1) * slots],
-                    score_shift(hd),
+                    s.shifts.score,
                     &work.bias[h * slots..(h + 1) * slots],
                     &mut work.e[i * slots..(i + 1) * slots],
                 );

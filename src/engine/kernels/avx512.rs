@@ -54,6 +54,13 @@ unsafe fn gemm(x: &[i8], lanes: usize, w: &[Line], n: usize, k: usize, out: &mut
             2.. => 2,
             _ => 1,
         };
+        let mut corrections = [0; 8];
+        for (c, x) in corrections
+            .iter_mut()
+            .zip(x[lane * k..(lane + step) * k].chunks_exact(k))
+        {
+            *c = 128 * sum(x);
+        }
         let mut tile = 0;
         while tile < tiles {
             let pair = tile + 1 < tiles;
@@ -63,6 +70,7 @@ unsafe fn gemm(x: &[i8], lanes: usize, w: &[Line], n: usize, k: usize, out: &mut
                 k,
                 n,
                 out: out[lane * n + tile * 16..].as_mut_ptr(),
+                corrections,
             };
             // SAFETY: `step` lanes of x and out and one or two tiles of w exist from here on.
             unsafe {
@@ -83,6 +91,22 @@ unsafe fn gemm(x: &[i8], lanes: usize, w: &[Line], n: usize, k: usize, out: &mut
     }
 }
 
+/// Sum of a row of inputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sum(x: &[i8]) -> i32 {
+    let mut sums = _mm_setzero_si128();
+    let (parts, rest) = x.as_chunks::<16>();
+    for part in parts {
+        // SAFETY: a part is 16 bytes.
+        let part = unsafe { _mm_loadu_si128(part.as_ptr().cast()) };
+        sums = _mm_dpbusd_epi32(sums, _mm_set1_epi8(1), part);
+    }
+    let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b01_00_11_10>(sums));
+    let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b10_11_00_01>(sums));
+    _mm_cvtsi128_si32(sums) + rest.iter().map(|&v| i32::from(v)).sum::<i32>()
+}
+
 /// Where a block of lanes and tiles starts.
 struct At {
     x: *const i8,
@@ -90,6 +114,7 @@ struct At {
     k: usize,
     n: usize,
     out: *mut i32,
+    corrections: [i32; 8],
 }
 
 /// `L` lanes times `T` tiles. The caller vouches for `L * k` inputs, `T * k / 4` lines, and `L` rows of outputs.
@@ -98,8 +123,6 @@ struct At {
 unsafe fn block<const L: usize, const T: usize>(at: At) {
     let k4 = at.k / 4;
     let mut acc = [[_mm512_setzero_si512(); T]; L];
-    let mut sum = [_mm_setzero_si128(); L];
-    let ones = _mm_set1_epi8(1);
     for i in 0..k4 {
         // SAFETY: i < k / 4, T tiles of k / 4 lines follow each other.
         let w: [__m512i; T] =
@@ -107,15 +130,14 @@ unsafe fn block<const L: usize, const T: usize>(at: At) {
         for l in 0..L {
             // SAFETY: lane l has k inputs.
             let x = unsafe { at.x.add(l * at.k + 4 * i).cast::<i32>().read_unaligned() };
-            sum[l] = _mm_dpbusd_epi32(sum[l], ones, _mm_cvtsi32_si128(x));
             let x = _mm512_set1_epi32(x);
             for t in 0..T {
                 acc[l][t] = _mm512_dpbusd_epi32(acc[l][t], w[t], x);
             }
         }
     }
-    for (l, (acc, sum)) in acc.iter().zip(sum).enumerate() {
-        let correction = _mm512_set1_epi32(128 * _mm_cvtsi128_si32(sum));
+    for (l, acc) in acc.iter().enumerate() {
+        let correction = _mm512_set1_epi32(at.corrections[l]);
         for (t, &acc) in acc.iter().enumerate() {
             // SAFETY: lane l has a row of n outputs, T tiles lie in it.
             unsafe {
