@@ -19,7 +19,7 @@ use crate::store::names::{self, SEGMENT_SUFFIX};
 use crate::store::{Access, Encoding, PlainFile, Profile, SealOptions, SealReport, seal};
 
 /// Block size unless the user names one: what a reader decodes at least.
-const DEFAULT_BLOCK_SIZE: &str = "256K";
+const DEFAULT_BLOCK_SIZE: &str = "64K";
 
 /// Compress files to FILE.vortex, and remove the originals once that is safe
 ///
