@@ -17,7 +17,7 @@ use crate::engine::Model;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// The file.
-    pub path: PathBuf,
+    pub path: String,
     /// Its bytes.
     pub bytes: u64,
     /// Bytes of all payloads, without the segment's index.
@@ -34,27 +34,16 @@ pub struct Row {
     pub slowest_block_ms: f64,
 }
 
-/// Measures every file of `paths`; directories are walked.
+/// The files that `paths` stand for, in order; directories are walked.
 ///
 /// # Errors
-/// A file that cannot be read, or (kind `InvalidData`) a block that does not come back as it was.
-pub fn run(
-    paths: &[PathBuf],
-    block_size: usize,
-    model: &Arc<Model>,
-    mut report: impl FnMut(&Row),
-) -> io::Result<Vec<Row>> {
-    let mut files = Vec::new();
+/// A directory that cannot be read.
+pub fn files(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for path in paths {
-        walk(path, &mut files)?;
+        walk(path, &mut found)?;
     }
-    let mut rows = Vec::with_capacity(files.len());
-    for path in files {
-        let row = measure(&path, &fs::read(&path)?, block_size, model)?;
-        report(&row);
-        rows.push(row);
-    }
-    Ok(rows)
+    Ok(found)
 }
 
 fn walk(path: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -105,7 +94,7 @@ pub fn measure(path: &Path, data: &[u8], block_size: usize, model: &Arc<Model>) 
     let bytes = data.len() as u64;
     let speed = |t: Duration| bytes as f64 / 1e6 / t.as_secs_f64().max(1e-9);
     Ok(Row {
-        path: path.to_path_buf(),
+        path: path.display().to_string(),
         bytes,
         stored,
         bits_per_byte: 8.0 * stored as f64 / (bytes as f64).max(1.0),
@@ -127,9 +116,14 @@ mod tests {
         fs::write(dir.path().join("sub/a.csv"), b"1,2,3\n".repeat(200)).expect("written");
         fs::write(dir.path().join("empty"), b"").expect("written");
         let model = engine_model();
-        let mut seen = 0;
-        let rows = run(&[dir.path().to_path_buf()], 1024, &model, |_| seen += 1).expect("measured");
-        assert_eq!((rows.len(), seen), (2, 2));
+        let rows: Vec<Row> = files(&[dir.path().to_path_buf()])
+            .expect("walked")
+            .iter()
+            .map(|path| {
+                measure(path, &fs::read(path).expect("read"), 1024, &model).expect("measured")
+            })
+            .collect();
+        assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].bytes, rows[0].stored), (0, 0));
         assert_eq!(rows[1].blocks.iter().sum::<u64>(), 2);
         assert!(rows[1].stored < 200 && rows[1].bits_per_byte < 1.5);

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::{
-    CliError, Outcome, cat, compress, decompress, demo, mount, pack, profiles, stat, train, umount,
-    unpack, verify, warn,
+    CliError, Outcome, bench, cat, compress, decompress, demo, mount, pack, profiles, stat, train,
+    umount, unpack, verify, warn,
 };
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
@@ -38,6 +38,7 @@ enum Command {
     Stat(stat::Args),
     Verify(verify::Args),
     Profiles(profiles::Args),
+    Bench(bench::Args),
     Train(train::Args),
     Demo(demo::Args),
 }
@@ -85,6 +86,7 @@ pub fn vortex_fs() -> ExitCode {
             Command::Stat(args) => stat::run(args),
             Command::Verify(args) => verify::run(args),
             Command::Profiles(args) => profiles::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Train(args) => train::run(args),
             Command::Demo(args) => demo::run(args),
         }

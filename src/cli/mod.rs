@@ -4,7 +4,7 @@
 //! one line `vortex-fs: PATH: what is wrong; what to do` and an exit code of docs/CLI.md; a closed
 //! pipe ends a command quietly; a panic is reported in one line and never leaves half a file behind.
 //!
-//! A subcommand is a module with two items, plugged into [`app`] by one variant and one match arm:
+//! A subcommand is a module with two items, plugged into `app` by one variant and one match arm:
 //!
 //! ```text
 //! /// What the command does, in one sentence.            (the text of --help)
@@ -16,6 +16,7 @@
 //! ```
 
 mod app;
+mod bench;
 mod cat;
 mod compress;
 mod decompress;

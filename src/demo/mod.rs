@@ -4,7 +4,6 @@
 //! The program's own commands do the work, as a user would call them.
 
 mod counters;
-mod peers;
 mod record;
 mod stage;
 
@@ -16,9 +15,9 @@ use std::{fs, io};
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use peers::PeerSizes;
 pub use record::Pace;
 
+use crate::bench::peers::PeerSizes;
 use crate::store::names;
 use stage::Stage;
 

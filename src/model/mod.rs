@@ -5,7 +5,7 @@
 //! the order of summation, the number of threads or the instruction set, and the exported model gives the same
 //! weights bit for bit. Rounding passes gradients straight through to the float masters (Bengio et al. 2013).
 //!
-//! Candle's fused norms and softmax drop gradients and are not used. The operations of [`ops`] and [`attention`]
+//! Candle's fused norms and softmax drop gradients and are not used. The operations of `ops` and `attention`
 //! bring their own backward passes, tested against compositions of elementary ones.
 
 mod attention;

@@ -29,7 +29,7 @@ pub fn verify_segment(
     let mut found: Vec<Finding> = Vec::new();
     let mut failed = None;
     let checked = segment::check(storage, |block, entry, payload| {
-        batch.push((block, entry.clone(), payload));
+        batch.push((block, *entry, payload));
         if batch.len() == BATCH && failed.is_none() {
             match decode_batch(&batch, models, progress) {
                 Ok(more) => found.extend(more),

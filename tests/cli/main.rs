@@ -1,6 +1,7 @@
 //! The commands as a user runs them: arguments in, files, text and exit codes out.
 
 mod bad_input;
+mod bench;
 mod cat;
 mod common;
 mod compress;

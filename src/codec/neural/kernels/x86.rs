@@ -33,7 +33,7 @@ impl Avx512 {
     }
 }
 
-const _: () = assert!(INPUTS % 32 == 0 && INPUTS <= 160);
+const _: () = assert!(INPUTS.is_multiple_of(32) && INPUTS <= 160);
 
 impl Kernel for Avx2 {
     #[inline(always)]
