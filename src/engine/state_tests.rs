@@ -1,10 +1,10 @@
 //! The engine against the definition of the module's documentation, written down a second time: no rings, no
 //! packing, no kernels, all of a lane's past kept.
 
-use super::super::model::tests::{random_file, small_config};
-use super::super::tables::{EXP_EIGHTHS, EXP_THIRTY_SECONDS};
-use super::super::{Kernel, tensor_shapes};
 use super::*;
+use crate::engine::tables::{EXP_EIGHTHS, EXP_THIRTY_SECONDS};
+use crate::engine::{Kernel, tensor_shapes};
+use crate::engine::{random_file, small_config};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 

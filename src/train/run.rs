@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tempfile::NamedTempFile;
 
 /// Steps between two lines of metrics.
 const REPORT_EVERY: u64 = 20;
@@ -84,6 +85,8 @@ pub fn train(
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Summary, TrainError> {
     let config = settings.config();
+    // A place that can not be written is found now, not after the first part of the run.
+    drop(unfinished(goal.out)?);
     let params = match goal.init {
         Some(bytes) => import(&config, bytes)?,
         None => initial(&config, goal.seed)?,
@@ -196,6 +199,15 @@ fn gradients(
     Ok((mean, sum))
 }
 
+/// A temporary file beside `out`.
+fn unfinished(out: &Path) -> Result<NamedTempFile, TrainError> {
+    let directory = match out.parent() {
+        Some(p) if p != Path::new("") => p,
+        _ => Path::new("."),
+    };
+    NamedTempFile::new_in(directory).map_err(TrainError::io(out))
+}
+
 /// Exports, checks that the engine takes the file, puts it into place, and measures it.
 fn save(
     config: &Config,
@@ -206,12 +218,8 @@ fn save(
 ) -> Result<(usize, Vec<(String, Score)>), TrainError> {
     let bytes = export(config, params)?;
     let model = Model::from_bytes(&bytes)?;
-    let directory = match out.parent() {
-        Some(p) if p != Path::new("") => p,
-        _ => Path::new("."),
-    };
     let io = || TrainError::io(out);
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io())?;
+    let mut file = unfinished(out)?;
     file.write_all(&bytes).map_err(io())?;
     file.as_file().sync_all().map_err(io())?;
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -249,5 +257,113 @@ impl Metrics {
             "bytes_per_second": p.speed, "learning_rate": rate, "gradient_norm": norm,
         });
         writeln!(file, "{line}").map_err(TrainError::io(&*path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn settings() -> Settings {
+        Settings::parse(
+            "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
+             compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
+             dataset: {window_size: 64, stride: 32}\n\
+             training: {batch_size: 2, learning_rate: 0.01, warmup_steps: 5}\n",
+        )
+        .unwrap()
+    }
+
+    fn goal<'a>(out: &'a Path, init: Option<&'a [u8]>, log: Option<&'a Path>) -> Goal<'a> {
+        Goal {
+            out,
+            init,
+            minutes: None,
+            steps: Some(40),
+            seed: 3,
+            log,
+        }
+    }
+
+    #[test]
+    fn a_run_learns_repeats_exactly_and_can_be_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let text: Vec<u8> = b"time=17:00:01 state=ok temperature=21\n".repeat(20);
+        for i in 0..10 {
+            std::fs::write(data.join(format!("{i}.log")), &text).unwrap();
+        }
+        let (settings, out) = (settings(), dir.path().join("model"));
+        let corpus = Corpus::open(&[data], 64).unwrap();
+        let run = |init: Option<&[u8]>, log: Option<&Path>| {
+            train(
+                &settings,
+                &corpus,
+                &goal(&out, init, log),
+                &|| false,
+                &mut |_| (),
+            )
+            .unwrap()
+        };
+        let summary = run(None, Some(&dir.path().join("log")));
+        assert_eq!(summary.steps, 40);
+        assert!(Summary::mean(&summary.after) < 6.0, "{:?}", summary.after);
+        let first = std::fs::read(&out).unwrap();
+        assert_eq!(first.len(), summary.model_bytes);
+        let metrics = std::fs::read_to_string(dir.path().join("log/metrics.jsonl")).unwrap();
+        let last: serde_json::Value =
+            serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        assert!(last["train_bpb"].as_f64().unwrap() < 7.0);
+
+        run(None, None);
+        assert!(
+            std::fs::read(&out).unwrap() == first,
+            "the same seed gives the same file"
+        );
+
+        let continued = run(Some(&first), None);
+        let before = continued.before.unwrap();
+        assert_eq!(before, summary.after);
+        assert!(Summary::mean(&continued.after) < Summary::mean(&before));
+    }
+
+    #[test]
+    fn a_run_that_is_stopped_saves_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("data");
+        std::fs::write(&file, [7; 500]).unwrap();
+        let corpus = Corpus::open(&[file], 64).unwrap();
+        let (polls, out) = (AtomicU32::new(0), dir.path().join("model"));
+        let stop = || polls.fetch_add(1, Ordering::Relaxed) >= 3;
+        let summary = train(
+            &settings(),
+            &corpus,
+            &goal(&out, None, None),
+            &stop,
+            &mut |_| (),
+        )
+        .unwrap();
+        assert_eq!(summary.steps, 3);
+        assert!(Model::from_bytes(&std::fs::read(&out).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_place_that_can_not_be_written_is_an_error_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("data");
+        std::fs::write(&file, [7; 500]).unwrap();
+        let corpus = Corpus::open(&[file], 64).unwrap();
+        let out = dir.path().join("none/model");
+        let result = train(
+            &settings(),
+            &corpus,
+            &goal(&out, None, None),
+            &|| unreachable!("no step is tried"),
+            &mut |_| (),
+        );
+        assert!(matches!(result, Err(TrainError::Io { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

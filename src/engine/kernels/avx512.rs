@@ -127,12 +127,12 @@ unsafe fn block<const L: usize, const T: usize>(at: At) {
         // SAFETY: i < k / 4, T tiles of k / 4 lines follow each other.
         let w: [__m512i; T] =
             std::array::from_fn(|t| unsafe { _mm512_load_si512(at.w.add(t * k4 + i).cast()) });
-        for l in 0..L {
+        for (l, acc) in acc.iter_mut().enumerate() {
             // SAFETY: lane l has k inputs.
             let x = unsafe { at.x.add(l * at.k + 4 * i).cast::<i32>().read_unaligned() };
             let x = _mm512_set1_epi32(x);
-            for t in 0..T {
-                acc[l][t] = _mm512_dpbusd_epi32(acc[l][t], w[t], x);
+            for (acc, &w) in acc.iter_mut().zip(&w) {
+                *acc = _mm512_dpbusd_epi32(*acc, w, x);
             }
         }
     }
