@@ -17,7 +17,15 @@ use super::{
     name = "vortex-fs",
     version,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  vortex-fs demo                                   see it work, in a temporary directory
+  vortex-fs mount /data/archive /mnt/telemetry     then use /mnt/telemetry as any directory
+  vortex-fs pack /data/archive                     make what is cold small
+  vortex-fs umount /mnt/telemetry
+
+`vortex-fs COMMAND --help` explains each command."
 )]
 struct VortexFs {
     #[command(flatten)]
