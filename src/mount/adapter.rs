@@ -1,5 +1,6 @@
 //! From a call of [`Fs`] to a reply: `Ok` becomes the value, `Err` the errno, a panic `EIO`.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,15 @@ pub(super) const GENERATION: Generation = Generation(0);
 
 /// The name under which the root directory says who serves it: hidden from listings.
 pub(super) const DAEMON_XATTR: &str = "user.vortex.daemon";
+
+thread_local! {
+    static IN_CALL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, now, is caught and answered.
+pub(super) fn in_call() -> bool {
+    IN_CALL.get()
+}
 
 /// [`Fs`] as fuser's trait.
 pub(super) struct Adapter {
@@ -47,7 +57,10 @@ impl Adapter {
         node: INodeNo,
         f: impl FnOnce(&Fs) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
-        match catch_unwind(AssertUnwindSafe(|| f(&self.fs))) {
+        IN_CALL.set(true);
+        let result = catch_unwind(AssertUnwindSafe(|| f(&self.fs)));
+        IN_CALL.set(false);
+        match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let errno = Errno::from_i32(error.errno());
@@ -126,5 +139,39 @@ pub(super) fn xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr)
             _ => reply.error(Errno::ERANGE),
         },
         Err(errno) => reply.error(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::FsOptions;
+    use crate::store::{Access, Archive};
+
+    #[test]
+    fn panic_in_a_call_is_an_io_error_and_the_next_call_works() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let archive = Archive::open(dir.path(), Access::Read).expect("a plain directory");
+        let fs = Fs::new(archive, FsOptions::default()).expect("file system");
+        let adapter = Adapter::new(fs, true, Vec::new());
+        let panicked: Result<(), Errno> = adapter.call("test", INodeNo::ROOT, |_| {
+            assert!(in_call());
+            panic!("a bug")
+        });
+        assert_eq!(panicked, Err(Errno::EIO));
+        assert!(!in_call());
+        let attr = adapter.call("getattr", INodeNo::ROOT, |fs| {
+            fs.getattr(NodeId::ROOT, None)
+        });
+        assert!(attr.is_ok());
+    }
+
+    #[test]
+    fn rename_flags_are_told_apart_and_others_refused() {
+        assert!(rename_flags(RenameFlags::empty()).is_ok());
+        let both = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+        for bad in [both, RenameFlags::RENAME_WHITEOUT] {
+            assert!(rename_flags(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -62,31 +62,19 @@ impl Write for LogFile {
     }
 }
 
-/// Sends the log of this process, panics included, to `path`.
+/// Sends the log of this process to `path`.
 pub(super) fn log_to(path: &Path) -> io::Result<()> {
     let file = LogFile::open(path)?;
     let filter = env_logger::Env::default().filter_or("VORTEX_LOG", "info");
-    let made = env_logger::Builder::from_env(filter)
+    // Fails only where a logger is set already.
+    let _ = env_logger::Builder::from_env(filter)
         .target(env_logger::Target::Pipe(Box::new(file)))
         .write_style(env_logger::WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            let place = if record.level() <= log::Level::Info {
-                ""
-            } else {
-                record.target()
-            };
-            writeln!(out, "{} {level}: {place}{}", timestamp(), record.args())
+            writeln!(out, "{} {level}: {}", timestamp(), record.args())
         })
         .try_init();
-    if made.is_ok() {
-        std::panic::set_hook(Box::new(|info| {
-            log::error!(
-                "internal error in thread {:?}: {info}",
-                std::thread::current().name()
-            );
-        }));
-    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod daemon;
 mod logfile;
 mod options;
 mod requests;
+mod session;
 mod spawn;
 mod table;
 mod umount;

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 
 use super::adapter::DAEMON_XATTR;
 use super::check::absolute;
-use super::daemon::Identity;
+use super::session::Identity;
 use super::{MountError, table};
 use crate::pack::client;
 use crate::pack::protocol::unescape;
