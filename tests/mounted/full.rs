@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::support::{Archive, has, noise, telemetry, vortex};
+use super::support::{Archive, has, noise, telemetry, vortex, wait_until};
 
 /// A small ext4 in a file, mounted where the archive has its backing directory; needs root and a loop device.
 struct SmallDisk {
@@ -88,9 +88,9 @@ fn full_disk_is_told_to_the_writer_and_costs_no_other_file() {
     assert!(fs::read(archive.at("base")).unwrap() == base);
     assert!(fs::read(archive.at("small")).unwrap()[..20_000] == telemetry(20_000, 1));
 
-    // With room again everything goes on.
+    // With room again, which the kernel gives back a moment after the name is gone, everything goes on.
     fs::remove_file(archive.at("fill")).unwrap();
-    fs::write(archive.at("new"), &piece).unwrap();
+    wait_until("room", || fs::write(archive.at("new"), &piece).is_ok());
     archive.remount(&[]);
     assert!(fs::read(archive.at("new")).unwrap() == piece);
     archive.umount();
