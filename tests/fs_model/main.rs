@@ -4,7 +4,9 @@
 //! archive is mounted anew, or dropped as by `kill -9`; then each file must hold what it held at some moment since it
 //! was last synced. Files are packed and unpacked on the way, which must change nothing.
 
+mod check;
 mod ops;
+mod packing;
 mod world;
 
 use proptest::prelude::*;

@@ -1,28 +1,23 @@
 //! The archive and its reference side by side.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, Timestamps};
-use vortex_fs::codec;
-use vortex_fs::fs::{
-    Caller, Fh, Fs, FsError, FsOptions, Kind, NodeId, Outcome, RenameFlags, SEEK_DATA, SetAttr,
-    SetTime,
-};
-use vortex_fs::store::{Access, Archive, BlockSource, Encoding, SealOptions, seal};
+use vortex_fs::fs::{Caller, Fh, Fs, FsError, FsOptions, NodeId, RenameFlags, SetAttr, SetTime};
+use vortex_fs::store::{Access, Archive};
 
 use crate::ops::{HANDLES, Op, PATHS};
 
-const ATTRIBUTE: &str = "user.model";
+pub(crate) const ATTRIBUTE: &str = "user.model";
 
-type Check = Result<(), String>;
+pub(crate) type Check = Result<(), String>;
 
 struct Open {
     fh: Fh,
@@ -31,12 +26,12 @@ struct Open {
 }
 
 pub struct World {
-    backing: tempfile::TempDir,
-    reference: tempfile::TempDir,
-    mounted: Option<Arc<Fs>>,
+    pub(crate) backing: tempfile::TempDir,
+    pub(crate) reference: tempfile::TempDir,
+    pub(crate) mounted: Option<Arc<Fs>>,
     open: [Option<Open>; HANDLES],
     /// By inode of the reference: what the file held at the last sync and after every change since.
-    history: HashMap<u64, Vec<Vec<u8>>>,
+    pub(crate) history: HashMap<u64, Vec<Vec<u8>>>,
 }
 
 fn mount(backing: &Path) -> Arc<Fs> {
@@ -61,7 +56,7 @@ fn caller() -> Caller {
     }
 }
 
-fn data(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn data(len: usize, seed: u8) -> Vec<u8> {
     match seed % 3 {
         0 => vec![0; len],
         1 => (0..len).map(|i| (i / 7) as u8 ^ seed).collect(),
@@ -93,7 +88,7 @@ impl World {
         }
     }
 
-    fn real(&self, path: usize) -> PathBuf {
+    pub(crate) fn real(&self, path: usize) -> PathBuf {
         self.reference.path().join(PATHS[path])
     }
 
@@ -155,7 +150,7 @@ impl World {
     }
 
     /// The file's content is committed: only what it holds now counts from here on.
-    fn synced(&mut self, ino: u64) {
+    pub(crate) fn synced(&mut self, ino: u64) {
         if let Some(history) = self.history.get_mut(&ino) {
             history.drain(..history.len() - 1);
         }
@@ -477,7 +472,7 @@ impl World {
         self.mounted = Some(mount(self.backing.path()));
     }
 
-    fn fs(&self) -> &Fs {
+    pub(crate) fn fs(&self) -> &Fs {
         self.mounted.as_ref().unwrap()
     }
 
@@ -580,290 +575,6 @@ impl World {
         }
         Ok(())
     }
-
-    fn pack(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
-            return Ok(());
-        };
-        let linked = snapshot.links() > 1;
-        let temp = self.fs().archive().temp_file().unwrap();
-        let options = SealOptions {
-            block_size: 32 << 10,
-            encoding: Encoding::Fresh,
-            jobs: 1,
-            progress: None,
-            cancel: None,
-        };
-        seal(&snapshot, &temp, self.fs().archive().models(), &options)
-            .map_err(|e| e.to_string())?;
-        let outcome = self
-            .fs()
-            .finish_repack(snapshot, temp)
-            .map_err(|e| e.to_string())?;
-        let ino = self
-            .real(path)
-            .symlink_metadata()
-            .map_err(|e| e.to_string())?
-            .ino();
-        self.synced(ino);
-        match (outcome, linked) {
-            (Outcome::Swapped, false) | (Outcome::Changed, true) => Ok(()),
-            other => Err(format!("packing: {other:?}")),
-        }
-    }
-
-    fn pack_in_place(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
-            return Ok(());
-        };
-        if !snapshot.is_segment() {
-            return Ok(());
-        }
-        // Decodes to the same bytes and is not larger, so that some blocks are taken.
-        let encode = |data: &[u8]| {
-            let mut raw = codec::encode_fresh(data);
-            raw.payload = codec::encode_fresh(data).payload;
-            raw
-        };
-        self.fs()
-            .repack_in_place(&snapshot, &encode, &|_| {})
-            .map_err(|e| e.to_string())
-    }
-
-    fn unpack(&mut self, path: usize) -> Check {
-        let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
-            return Ok(());
-        };
-        let linked = snapshot.links() > 1;
-        let temp = self.fs().archive().temp_file().unwrap();
-        let mut content = vec![0; snapshot.len() as usize];
-        snapshot
-            .read_at(&mut content, 0)
-            .map_err(|e| e.to_string())?;
-        temp.file().write_all_at(&content, 0).unwrap();
-        let outcome = self
-            .fs()
-            .finish_unpack(snapshot, temp)
-            .map_err(|e| e.to_string())?;
-        let ino = self
-            .real(path)
-            .symlink_metadata()
-            .map_err(|e| e.to_string())?
-            .ino();
-        self.synced(ino);
-        match (outcome, linked) {
-            (Outcome::Swapped, false) | (Outcome::Changed, true) => Ok(()),
-            other => Err(format!("unpacking: {other:?}")),
-        }
-    }
-
-    /// A file put into the backing directory before the archive is mounted.
-    fn plain_file(&mut self, path: usize, len: usize, seed: u8) -> Check {
-        let real = self.real(path);
-        if PATHS[path].contains(".vortex") || real.symlink_metadata().is_ok() {
-            return Ok(());
-        }
-        if !real
-            .parent()
-            .unwrap()
-            .symlink_metadata()
-            .is_ok_and(|m| m.is_dir())
-        {
-            return Ok(());
-        }
-        self.apply(&Op::Remount)?;
-        let content = data(len, seed);
-        for root in [self.backing.path(), self.reference.path()] {
-            let path = root.join(PATHS[path]);
-            fs::write(&path, &content).map_err(|e| e.to_string())?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        }
-        let ino = real.symlink_metadata().unwrap().ino();
-        self.history.insert(ino, vec![content]);
-        Ok(())
-    }
-
-    /// After a crash: every file may have lost what it was not synced for, but must be as it once was.
-    fn accept_losses(&mut self) -> Check {
-        for (path, meta) in walk(self.reference.path()) {
-            if !meta.is_file() {
-                continue;
-            }
-            let ours = self.content(&path)?;
-            let history = self.history.entry(meta.ino()).or_default();
-            if !history.contains(&ours) {
-                return Err(format!(
-                    "{}: {} bytes that it never held since the last sync, of {} states",
-                    path.display(),
-                    ours.len(),
-                    history.len()
-                ));
-            }
-            let real = File::options()
-                .write(true)
-                .open(self.reference.path().join(&path))
-                .unwrap();
-            real.set_len(ours.len() as u64).unwrap();
-            real.write_all_at(&ours, 0).unwrap();
-            *history = vec![ours];
-        }
-        Ok(())
-    }
-
-    fn content(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let fail = |e: FsError| format!("{}: {e}", path.display());
-        let node = self.fs().resolve(path).map_err(fail)?;
-        let fh = self.fs().open(node, 0).map_err(fail)?;
-        let size = self.fs().getattr(node, Some(fh)).map_err(fail)?.size;
-        let content = self.fs().read(fh, 0, size as usize + 10).map_err(fail)?;
-        // Data must be found where bytes are not zero.
-        let first = content.iter().position(|&b| b != 0);
-        let found = self.fs().lseek(fh, 0, SEEK_DATA);
-        if let Some(first) = first
-            && found.as_ref().map_or(true, |&at| at > first as u64)
-        {
-            return Err(format!(
-                "{}: data at {first}, found {found:?}",
-                path.display()
-            ));
-        }
-        self.fs().release(fh).map_err(fail)?;
-        self.fs().forget(node, 1);
-        if content.len() as u64 == size {
-            Ok(content)
-        } else {
-            Err(format!(
-                "{}: {} of {size} bytes",
-                path.display(),
-                content.len()
-            ))
-        }
-    }
-
-    fn compare(&self) -> Check {
-        let real: BTreeMap<PathBuf, fs::Metadata> =
-            walk(self.reference.path()).into_iter().collect();
-        let ours = self.walk_ours()?;
-        let names = |paths: Vec<&PathBuf>| format!("{paths:?}");
-        if !real.keys().eq(ours.keys()) {
-            return Err(format!(
-                "entries {} instead of {}",
-                names(ours.keys().collect()),
-                names(real.keys().collect())
-            ));
-        }
-        for (path, meta) in &real {
-            let attr = ours[path];
-            let node = self.fs().resolve(path).map_err(|e| e.to_string())?;
-            let shown = self.fs().getattr(node, None).map_err(|e| e.to_string())?;
-            let file_type = meta.file_type();
-            let kind = match () {
-                () if meta.is_dir() => Kind::Dir,
-                () if meta.is_symlink() => Kind::Symlink,
-                () if file_type.is_fifo() => Kind::Fifo,
-                () => Kind::File,
-            };
-            if (attr, shown.kind) != (kind, kind) {
-                return Err(format!(
-                    "{}: {:?} instead of {kind:?}",
-                    path.display(),
-                    shown.kind
-                ));
-            }
-            if u32::from(shown.perm) != meta.mode() & 0o7777 {
-                return Err(format!("{}: mode {:o}", path.display(), shown.perm));
-            }
-            if kind != Kind::Dir && u64::from(shown.nlink) != meta.nlink() {
-                return Err(format!("{}: {} links", path.display(), shown.nlink));
-            }
-            if kind == Kind::File {
-                let real_content = fs::read(self.reference.path().join(path)).unwrap();
-                let content = self.content(path)?;
-                if content != real_content {
-                    let at = content.iter().zip(&real_content).position(|(a, b)| a != b);
-                    return Err(format!(
-                        "{}: {} bytes instead of {}, first different at {at:?}",
-                        path.display(),
-                        content.len(),
-                        real_content.len()
-                    ));
-                }
-            }
-            if matches!(kind, Kind::File | Kind::Dir) {
-                let mut buf = [0; 16];
-                let real = self.reference.path().join(path);
-                let n = rustix::fs::getxattr(&real, ATTRIBUTE, &mut buf).ok();
-                let value = self.fs().getxattr(node, OsStr::new(ATTRIBUTE)).ok();
-                if value.as_deref() != n.map(|n| &buf[..n]) {
-                    return Err(format!("{}: attribute {value:?}", path.display()));
-                }
-            }
-            self.fs().forget(node, 1);
-        }
-        Ok(())
-    }
-
-    fn walk_ours(&self) -> Result<BTreeMap<PathBuf, Kind>, String> {
-        let mut all = BTreeMap::new();
-        let mut todo = vec![PathBuf::new()];
-        while let Some(dir) = todo.pop() {
-            let fail = |e: FsError| format!("{}: {e}", dir.display());
-            let node = self.fs().resolve(&dir).map_err(fail)?;
-            let fh = self.fs().opendir(node).map_err(fail)?;
-            let mut offset = 0;
-            loop {
-                let entries = self.fs().readdir(fh, offset).map_err(fail)?;
-                let Some(last) = entries.last() else { break };
-                offset = last.offset;
-                for entry in entries
-                    .iter()
-                    .filter(|e| !matches!(e.name.as_bytes(), b"." | b".."))
-                {
-                    let path = dir.join(&entry.name);
-                    if entry.kind == Kind::Dir {
-                        todo.push(path.clone());
-                    }
-                    let (found, attr) = self.fs().lookup(node, &entry.name).map_err(fail)?;
-                    if attr.ino != entry.ino {
-                        return Err(format!(
-                            "{}: inode {} listed, {} shown",
-                            path.display(),
-                            entry.ino,
-                            attr.ino
-                        ));
-                    }
-                    self.fs().forget(found, 1);
-                    if all.insert(path, entry.kind).is_some() {
-                        return Err(format!("{} twice", entry.name.display()));
-                    }
-                }
-            }
-            self.fs().releasedir(fh).map_err(fail)?;
-            if node != NodeId::ROOT {
-                self.fs().forget(node, 1);
-            }
-        }
-        Ok(all)
-    }
-}
-
-fn walk(root: &Path) -> Vec<(PathBuf, fs::Metadata)> {
-    let mut all = Vec::new();
-    let mut todo = vec![PathBuf::new()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(root.join(&dir)).unwrap() {
-            let entry = entry.unwrap();
-            let (path, meta) = (
-                dir.join(entry.file_name()),
-                entry.path().symlink_metadata().unwrap(),
-            );
-            if meta.is_dir() {
-                todo.push(path.clone());
-            }
-            all.push((path, meta));
-        }
-    }
-    all
 }
 
 impl Drop for World {
