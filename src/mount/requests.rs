@@ -24,12 +24,17 @@ use crate::fs::{FsError, NodeId, SetAttr};
 /// The largest request in either direction.
 const MAX_IO: u32 = 1 << 20;
 
+/// Begins the names of access control lists among extended attributes.
+const ACL_PREFIX: &[u8] = b"system.posix_acl_";
+
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ATOMIC_O_TRUNC
+            // Without it the kernel takes the mask of an access control list for the group's permissions.
+            | InitFlags::FUSE_POSIX_ACL
             | InitFlags::FUSE_ASYNC_DIO;
         if self.read_only {
             // Beside a writer the contents change behind the kernel: let it compare times.
@@ -424,6 +429,11 @@ impl Filesystem for Adapter {
             Ok(self.identity.clone())
         } else {
             self.call("getxattr", ino, |fs| fs.getxattr(node(ino), name))
+                .map_err(|errno| match errno {
+                    // To the kernel, which asks for each access, the want of support is an error and not the want of a list.
+                    Errno::EOPNOTSUPP if name.as_bytes().starts_with(ACL_PREFIX) => Errno::NO_XATTR,
+                    other => other,
+                })
         };
         xattr(value, size, reply);
     }

@@ -4,9 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
+use std::process::{Command, Stdio};
+
 use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, XattrFlags};
 
-use super::support::{Archive, noise, telemetry};
+use super::support::{Archive, has, noise, sh, telemetry};
 
 #[test]
 fn content_survives_a_remount_and_takes_less_space() {
@@ -416,4 +418,67 @@ fn writing_by_another_user_takes_set_user_id_away() {
         rustix::fs::chown(archive.at("f"), Some(rustix::fs::Uid::from_raw(1)), None).unwrap();
     }
     assert_eq!(fs::metadata(archive.at("f")).unwrap().mode() & 0o6000, 0);
+}
+
+/// What root sees is no test of permissions: runs a command as another user and group.
+fn as_user(uid: u32, gid: u32, archive: &Archive, script: &str) -> bool {
+    let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
+    let mut command = Command::new("setpriv");
+    command
+        .args(ids)
+        .arg("--clear-groups")
+        .args(["sh", "-c", script]);
+    command.current_dir(archive.mnt()).stderr(Stdio::null());
+    command.status().unwrap().success()
+}
+
+#[test]
+fn modes_and_access_control_lists_are_enforced() {
+    if !has("setfacl") || !has("setpriv") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: not root");
+        return;
+    }
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    archive.mount(&["--allow-other"]);
+    fs::set_permissions(
+        archive.mnt().parent().unwrap(),
+        PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    fs::set_permissions(archive.mnt(), PermissionsExt::from_mode(0o777)).unwrap();
+    fs::write(archive.at("f"), b"x").unwrap();
+    sh(&archive.mnt(), "chown 0:2 f && chmod 600 f");
+    assert!(!as_user(1, 1, &archive, "cat f"));
+    sh(&archive.mnt(), "setfacl -m u:1:rw f");
+    for _ in 0..2 {
+        assert!(
+            as_user(1, 1, &archive, "cat f && echo y >> f"),
+            "the user on the list"
+        );
+        assert!(
+            !as_user(3, 2, &archive, "cat f"),
+            "the owning group has no entry but the mask's bits"
+        );
+        assert!(!as_user(3, 3, &archive, "cat f"));
+        sh(&archive.mnt(), "getfacl -n f | grep -q user:1:rw-");
+        archive.remount(&["--allow-other"]);
+    }
+    sh(
+        &archive.mnt(),
+        "mkdir d && chmod 777 d && setfacl -d -m u:1:rwx d",
+    );
+    assert!(
+        as_user(3, 3, &archive, "umask 022; echo z > d/g"),
+        "made by somebody else"
+    );
+    assert!(as_user(1, 1, &archive, "cat d/g"), "lists are inherited");
+    assert!(as_user(3, 3, &archive, "rm d/g && test $(id -u) = 3"));
+    let made = || fs::metadata(archive.at("d/h")).unwrap();
+    assert!(as_user(3, 3, &archive, "echo z > d/h"));
+    assert_eq!((made().uid(), made().gid()), (3, 3));
 }

@@ -256,9 +256,25 @@ fn read_only_mount_stands_beside_a_writer_and_follows_it() {
             .open(second.join("f"))
             .is_err()
     );
+    // Also where the size stays the same, and a packed form takes the place of the first.
+    for content in [&b"second, longer"[..], b"third, as long"] {
+        fs::write(archive.at("f"), content).unwrap();
+        File::open(archive.at("f")).unwrap().sync_all().unwrap();
+        wait_until("the reader to follow", || {
+            fs::read(second.join("f")).is_ok_and(|got| got == content)
+        });
+    }
+    fs::write(archive.at("g"), telemetry(20_000, 1)).unwrap();
+    File::open(archive.at("g")).unwrap().sync_all().unwrap();
+    wait_until("the new file", || second.join("g").exists());
+    assert!(fs::read(second.join("g")).unwrap() == telemetry(20_000, 1));
+    ok(vortex().arg("pack").arg(archive.backing()));
+    assert!(fs::read(second.join("g")).unwrap() == telemetry(20_000, 1));
+    fs::remove_file(archive.at("g")).unwrap();
+    wait_until("the file to be gone", || !second.join("g").exists());
     // Unmounting the reader does not wait for the writer.
     ok(vortex().arg("umount").arg(&second));
-    assert_eq!(fs::read(archive.at("f")).unwrap(), b"first");
+    assert_eq!(fs::read(archive.at("f")).unwrap(), b"third, as long");
 }
 
 #[test]
