@@ -80,8 +80,11 @@ impl Fs {
         let Content::Plain(plain) = &*content else {
             return Err(FsError::Moved);
         };
+        // Counted before and after, so that no snapshot taken in between passes for one of the new content.
         node.version.fetch_add(1, Ordering::SeqCst);
-        put(&plain.file, offset)
+        let done = put(&plain.file, offset);
+        node.version.fetch_add(1, Ordering::SeqCst);
+        done
     }
 
     /// Changes `len` bytes of a segment at an offset, or at its end.

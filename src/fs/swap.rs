@@ -88,18 +88,22 @@ impl Fs {
         let dir_fd = dir.reopen_dir()?;
         let new_name = backing_name(at.name, form);
         temp.rename_to(dir.as_fd(), &new_name)?;
-        sys::fsync(&dir_fd)?;
-        if new_name != found.backing_name
-            && let Err(error) = sys::unlinkat(&*dir, &found.backing_name, AtFlags::empty())
-        {
-            if form == names::Kind::Other {
-                // The segment stays and wins over the plain file, so that one goes again.
-                sys::unlinkat(&*dir, &new_name, AtFlags::empty())?;
-                return Err(error.into());
+        let synced = sys::fsync(&dir_fd);
+        if new_name != found.backing_name {
+            let removed =
+                synced.and_then(|()| sys::unlinkat(&*dir, &found.backing_name, AtFlags::empty()));
+            if let Err(error) = removed {
+                if form == names::Kind::Other {
+                    // The segment stays and wins over the plain file, so that one goes again.
+                    sys::unlinkat(&*dir, &new_name, AtFlags::empty())?;
+                    return Err(error.into());
+                }
+                log::warn!("{}: {error}", found.backing_name.display());
             }
-            log::warn!("{}: {error}", found.backing_name.display());
         }
+        // From here on the name is the new file's, also where that may not be durable: open handles must follow it.
         if split {
+            synced?;
             return Ok(Outcome::Swapped);
         }
         if let Content::Segment(open) = content {
@@ -112,6 +116,7 @@ impl Fs {
         *lock(&node.peeked) = None;
         lock(&node.logged).clear();
         pin_ctime(node, shown)?;
+        synced?;
         Ok(Outcome::Swapped)
     }
 }
