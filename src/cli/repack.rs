@@ -20,7 +20,7 @@ use crate::pack::protocol::{
     Event, FileOutcome, FileReport, Job, Request, Summary, escape, unescape,
 };
 use crate::pack::{self, Defaults, Direction};
-use crate::store::{self, Access, Archive};
+use crate::store::{self, Access, Archive, names};
 
 /// What the command line asks for.
 pub(super) struct Work {
@@ -167,7 +167,8 @@ fn work_here(
     cancel: &Cancel,
     view: &View,
 ) -> Result<Summary, CliError> {
-    if Archive::find(root).as_deref() != Some(root) {
+    let new = Archive::find(root).as_deref() != Some(root);
+    if new {
         Archive::init(root).map_err(|e| CliError::failed(e.to_string()))?;
     }
     let archive =
@@ -191,7 +192,22 @@ fn work_here(
     );
     fs.shutdown()
         .map_err(|e| CliError::failed(e.to_string()).on(root))?;
+    if new && job.dry_run {
+        // It was made for this run alone and holds nothing that a file needs.
+        drop(fs);
+        let private = root.join(names::PRIVATE_DIR);
+        std::fs::remove_dir_all(&private).map_err(|e| CliError::io(&private, &e))?;
+    }
     done
+}
+
+/// Says so when it is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Runs `work`; calls `stop` once when the user asks to stop.
@@ -211,9 +227,8 @@ fn while_watching<T>(
                 thread::sleep(Duration::from_millis(20));
             }
         });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        result
+        let _over = Over(&done);
+        work()
     })
 }
 

@@ -473,3 +473,15 @@ fn others_may_not_command_the_daemon() {
         .mode();
     assert_eq!(mode & 0o7777, 0o600);
 }
+
+#[test]
+fn dry_run_on_a_plain_directory_leaves_no_trace() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    fs::write(archive.backing().join("f"), telemetry(20_000, 1)).unwrap();
+    let planned = summary(pack(&archive).arg("--dry-run"));
+    assert_eq!(planned["done"], 1, "{planned}");
+    assert_eq!(fs::read_dir(archive.backing()).unwrap().count(), 1);
+    assert!(fs::read(archive.backing().join("f")).unwrap() == telemetry(20_000, 1));
+}
