@@ -101,3 +101,30 @@ fn full_disk_is_told_to_the_writer_and_costs_no_other_file() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+#[test]
+fn what_a_full_disk_took_is_there_after_fsync_and_remount() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    let Some(_disk) = SmallDisk::below(&archive) else {
+        return;
+    };
+    archive.mount(&[]);
+    let (mut fill, mut taken) = (File::create(archive.at("fill")).unwrap(), Vec::new());
+    let error = loop {
+        let piece = noise(64 << 10);
+        match fill.write(&piece) {
+            Ok(n) => taken.extend_from_slice(&piece[..n]),
+            Err(error) => break error,
+        }
+        assert!(taken.len() < 24 << 20, "a 24 MiB disk took it all");
+    };
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    assert!(taken.len() > 8 << 20, "{} bytes", taken.len());
+    fill.sync_all().unwrap();
+    drop(fill);
+    archive.remount(&[]);
+    assert!(fs::read(archive.at("fill")).unwrap() == taken);
+    archive.umount();
+}
