@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::codec::{self, CodecId};
+use crate::codec::{self, CodecId, Start};
 use crate::engine::Model;
+use crate::store::KeyRun;
 
 /// One file's figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,20 +59,67 @@ fn walk(path: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
     inside.iter().try_for_each(|p| walk(p, out))
 }
 
-/// Measures one file's content.
+/// What blocks start from; see [`KeyRun`].
+#[derive(Default)]
+struct Group {
+    number: u64,
+    made: u8,
+    state: Option<Arc<Start>>,
+}
+
+impl Group {
+    fn enter(&mut self, number: u64) {
+        if number != self.number {
+            *self = Group {
+                number,
+                ..Group::default()
+            };
+        }
+    }
+
+    fn add(&mut self, block: &[u8]) {
+        self.state = Some(Arc::new(Start::then(self.state.as_deref(), block)));
+        self.made += 1;
+    }
+}
+
+/// Measures one file's content, with key blocks as `pack` chooses them.
 ///
 /// # Errors
 /// Kind `InvalidData`: a block does not come back as it was.
-pub fn measure(path: &Path, data: &[u8], block_size: usize, model: &Arc<Model>) -> io::Result<Row> {
+pub fn measure(
+    path: &Path,
+    data: &[u8],
+    block_size: usize,
+    model: &Arc<Model>,
+    run: KeyRun,
+) -> io::Result<Row> {
     let (mut pack, mut unpack, mut slowest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut stored = 0;
     let mut blocks = [0; 4];
-    for block in data.chunks(block_size.max(1)) {
+    let mut group = Group::default();
+    let mut rest = data.chunks(block_size.max(1)).enumerate().peekable();
+    while let Some((at, block)) = rest.next() {
+        group.enter(at as u64 / run.group.max(1));
+        let key = group.made < run.blocks
+            && rest
+                .peek()
+                .is_some_and(|(next, _)| *next as u64 / run.group.max(1) == group.number);
+        let state = group.state.clone();
         let start = Instant::now();
-        let e = codec::encode_packed(block, model);
+        let e = codec::encode_packed(block, (!key).then_some(model), state.as_deref());
+        if key {
+            group.add(block);
+        }
         pack += start.elapsed();
         let start = Instant::now();
-        let back = codec::decode(e.codec, e.model.map(|_| &**model), &e.payload, block.len());
+        let back = codec::decode(
+            e.codec,
+            e.model.map(|_| &**model),
+            &e.payload,
+            block.len(),
+            state.as_deref(),
+        );
         let took = start.elapsed();
         unpack += took;
         slowest = slowest.max(took);
@@ -120,7 +168,14 @@ mod tests {
             .expect("walked")
             .iter()
             .map(|path| {
-                measure(path, &fs::read(path).expect("read"), 1024, &model).expect("measured")
+                measure(
+                    path,
+                    &fs::read(path).expect("read"),
+                    1024,
+                    &model,
+                    KeyRun::default(),
+                )
+                .expect("measured")
             })
             .collect();
         assert_eq!(rows.len(), 2);

@@ -11,6 +11,7 @@ use super::{CliError, Outcome, percent, print, print_json};
 use crate::bench::codec::{self, Row};
 use crate::bench::peers::PeerSizes;
 use crate::pack::DEFAULT_PROFILE;
+use crate::store::KeyRun;
 
 /// Measure size and speed on your own files, without storing anything
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,9 @@ struct CodecArgs {
     /// Bytes of a block
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
     block_size: u32,
+    /// Blocks at the start of every 1024 that teach the others, 0 to 16
+    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=16))]
+    key_blocks: u8,
     /// Also compress each whole file with gzip -9, zstd -19 and xz -9
     #[arg(long)]
     peers: bool,
@@ -73,8 +77,14 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
             _ => CliError::io(&path, &e),
         };
         let data = std::fs::read(&path).map_err(fail)?;
-        let row =
-            codec::measure(&path, &data, args.block_size as usize, &profile.model).map_err(fail)?;
+        let row = codec::measure(
+            &path,
+            &data,
+            args.block_size as usize,
+            &profile.model,
+            KeyRun::of(args.key_blocks),
+        )
+        .map_err(fail)?;
         let peers = args
             .peers
             .then(|| PeerSizes::of(&data))

@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// A model file that the segments need, if it is neither built in nor in an archive around them
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<String>,
+    /// The bytes of a primer that the segments need, if it is not in an archive around them
+    #[arg(long, value_name = "FILE")]
+    primer: Option<PathBuf>,
     /// Worker threads; one for each processor unless given
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -41,8 +44,10 @@ fn cat_one(path: &Path, args: &Args) -> Result<Outcome, CliError> {
     } else {
         Models::around(path, Access::Read)?
     };
-    let models = models.with_profile(args.profile.as_deref())?;
-    let reader = SegmentReader::from_file(input.file.clone(), &input.path, models.store())
+    let models = models
+        .with_profile(args.profile.as_deref())?
+        .with_primer(args.primer.as_deref())?;
+    let reader = SegmentReader::from_file(input.file.clone(), &input.path, models.library())
         .map_err(with_path(&input.path))?;
     let range = args.range.unwrap_or(Range {
         offset: 0,

@@ -16,7 +16,9 @@ use super::mount::parse_block_size;
 use super::{CliError, Outcome, Progress, percent, print_json};
 use crate::pack::DEFAULT_PROFILE;
 use crate::store::names::{self, SEGMENT_SUFFIX};
-use crate::store::{Access, Encoding, PlainFile, Profile, SealOptions, SealReport, seal};
+use crate::store::{
+    Access, Encoding, KeyRun, PlainFile, Primer, Profile, SealOptions, SealReport, seal,
+};
 
 /// Block size unless the user names one: what a reader decodes at least.
 const DEFAULT_BLOCK_SIZE: &str = "64K";
@@ -46,6 +48,14 @@ pub(crate) struct Args {
     /// Bytes that are compressed as one: 16K to 1M, a power of two. Larger is smaller on disk and slower at random
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BLOCK_SIZE, value_parser = parse_block_size)]
     block_size: u32,
+    /// Blocks at the start of every 1024 that teach the others, 0 to 16: more is smaller on disk and slower at random; with 0 every
+    /// block stands alone
+    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=16))]
+    key_blocks: u8,
+    /// A sample that all blocks may start from, instead of key blocks; of more than 1 MiB, the last. Needed to decompress: an
+    /// archive around the output keeps it
+    #[arg(long, value_name = "FILE", conflicts_with = "key_blocks")]
+    primer: Option<PathBuf>,
     /// Worker threads; one for each processor unless given
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -147,7 +157,11 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         None
     };
     let profile = models.profile(&args.profile)?;
-    models.store().store(&profile).map_err(with_path(path))?;
+    models
+        .library()
+        .models()
+        .store(&profile)
+        .map_err(with_path(path))?;
     let new = NewFile::for_destination(&destination)?;
     let report = seal_input(&input, &new, &models, &profile, args)?;
     input.check_unchanged()?;
@@ -179,14 +193,24 @@ fn seal_input(
     let length = crate::store::BlockSource::len(&source);
     // Every byte is counted twice: encoded, then read back and compared.
     let progress = Progress::bytes(input.path.display().to_string(), length.saturating_mul(2));
+    let primer = match &args.primer {
+        Some(path) => {
+            let id = models.add_primer(path)?;
+            let state = models.library().primed(id).map_err(with_path(path))?;
+            Some(Primer { id, state })
+        }
+        None => None,
+    };
     let options = SealOptions {
         block_size: args.block_size,
         encoding: Encoding::Packed(profile.clone()),
+        key_run: KeyRun::of(args.key_blocks),
+        primer,
         jobs: worker_threads(args.jobs),
         progress: Some(&|bytes| progress.add(bytes)),
         cancel: None,
     };
-    seal(&source, new.temp(), models.store(), &options).map_err(failure)
+    seal(&source, new.temp(), models.library(), &options).map_err(failure)
 }
 
 /// `FILE.vortex`; inside an archive, what the archive calls the segment of that logical file.

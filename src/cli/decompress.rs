@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// A model file that the segments need, if it is neither built in nor in an archive around them
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<String>,
+    /// The bytes of a primer that the segments need, if it is not in an archive around them
+    #[arg(long, value_name = "FILE")]
+    primer: Option<PathBuf>,
     /// Worker threads; one for each processor unless given
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -149,11 +152,13 @@ fn models_of(input: &Input, args: &Args) -> Result<Models, CliError> {
     } else {
         Models::around(&input.path, Access::Read)?
     };
-    models.with_profile(args.profile.as_deref())
+    models
+        .with_profile(args.profile.as_deref())?
+        .with_primer(args.primer.as_deref())
 }
 
 fn open<'m>(input: &Input, models: &'m Models) -> Result<SegmentReader<'m>, CliError> {
-    SegmentReader::from_file(input.file.clone(), &input.path, models.store())
+    SegmentReader::from_file(input.file.clone(), &input.path, models.library())
         .map_err(with_path(&input.path))
 }
 

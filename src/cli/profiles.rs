@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         None => Models::built_in(),
     };
     let failure = with_path(args.archive.as_deref().unwrap_or(Path::new("profiles")));
-    let stored = models.store().stored().map_err(failure)?;
+    let stored = models.library().models().stored().map_err(failure)?;
     let mut rows = Vec::new();
     for name in crate::profiles::NAMES {
         let profile = models.profile(name)?;

@@ -29,6 +29,7 @@ pub(super) struct Work {
     pub(super) profile: Option<String>,
     pub(super) jobs: Option<usize>,
     pub(super) block_size: Option<u32>,
+    pub(super) key_blocks: Option<u8>,
     pub(super) dry_run: bool,
     pub(super) json: bool,
 }
@@ -57,6 +58,7 @@ pub(super) fn run(work: Work) -> Result<Outcome, CliError> {
             paths,
             profile: work.profile.as_deref().map(absolute_profile).transpose()?,
             block_size: work.block_size,
+            key_blocks: work.key_blocks,
             jobs: work.jobs,
             dry_run: work.dry_run,
         };

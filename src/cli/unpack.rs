@@ -35,6 +35,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         profile: None,
         jobs: args.jobs.map(usize::from),
         block_size: None,
+        key_blocks: None,
         dry_run: args.dry_run,
         json: args.json,
     })

@@ -44,47 +44,65 @@ impl fmt::Display for CodecId {
     }
 }
 
-/// Content hash of a model file: the first 16 bytes of its BLAKE3 hash. Shown as 32 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModelId(pub [u8; 16]);
-
-impl ModelId {
-    /// The id of a model file with these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        let mut id = [0; 16];
-        id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
-        ModelId(id)
-    }
+/// The first 16 bytes of the BLAKE3 hash of `bytes`.
+fn hash(bytes: &[u8]) -> [u8; 16] {
+    let mut id = [0; 16];
+    id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    id
 }
 
-impl fmt::Display for ModelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+/// Reads 32 small hex digits.
+fn unhex(s: &str) -> Option<[u8; 16]> {
+    if s.len() != 32 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
     }
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(s.as_bytes().chunks(2)) {
+        let digit = |d: u8| if d <= b'9' { d - b'0' } else { d - b'a' + 10 };
+        *byte = digit(pair[0]) << 4 | digit(pair[1]);
+    }
+    Some(id)
 }
 
-impl fmt::Debug for ModelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelId({self})")
-    }
-}
+/// Defines a content hash that is shown as 32 hex digits.
+macro_rules! content_id {
+    ($name:ident, $what:literal) => {
+        #[doc = concat!("Content hash of ", $what, ": the first 16 bytes of its BLAKE3 hash. Shown as 32 hex digits.")]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub [u8; 16]);
 
-impl FromStr for ModelId {
-    type Err = ();
-
-    fn from_str(s: &str) -> Result<Self, ()> {
-        if s.len() != 32 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(());
+        impl $name {
+            #[doc = concat!("The id of ", $what, " with these bytes.")]
+            #[must_use]
+            pub fn of(bytes: &[u8]) -> Self {
+                $name(hash(bytes))
+            }
         }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(s.as_bytes().chunks(2)) {
-            let digit = |d: u8| if d <= b'9' { d - b'0' } else { d - b'a' + 10 };
-            *byte = digit(pair[0]) << 4 | digit(pair[1]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
         }
-        Ok(ModelId(id))
-    }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ();
+
+            fn from_str(s: &str) -> Result<Self, ()> {
+                unhex(s).map($name).ok_or(())
+            }
+        }
+    };
 }
+
+content_id!(ModelId, "a model file");
+content_id!(PrimerId, "a primer");
 
 /// One encoded block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +111,8 @@ pub struct Encoded {
     pub codec: CodecId,
     /// The model needed to decode it.
     pub model: Option<ModelId>,
+    /// Whether it was coded from the start state that the encoder was given, and decodes from that one only.
+    pub started: bool,
     /// The coded bytes.
     pub payload: Vec<u8>,
     /// Bytes that it decodes to, at most 1 MiB.

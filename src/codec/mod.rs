@@ -10,8 +10,8 @@ mod zstd;
 
 use std::sync::Arc;
 
-pub use id::{CodecId, Encoded, ModelId};
-pub use neural::NeuralError;
+pub use id::{CodecId, Encoded, ModelId, PrimerId};
+pub use neural::{NeuralError, Start};
 
 use crate::engine;
 use model_net::ModelNet;
@@ -40,28 +40,50 @@ pub enum CodecError {
 pub fn encode_fresh(data: &[u8]) -> Encoded {
     smallest(
         data,
-        vec![(CodecId::Zstd, None, zstd::encode(data, zstd::FAST))],
+        vec![Candidate::new(
+            CodecId::Zstd,
+            zstd::encode(data, zstd::FAST),
+        )],
     )
 }
 
-/// Encodes a block to keep: the smallest of raw, zstd level 19, and neural with and without the model.
+/// Encodes a block to keep: the smallest of raw, zstd level 19, and neural alone, with the model, and from the start state.
 ///
-/// A payload that needs the model must be a little smaller than one that does not, because it decodes more slowly.
+/// A payload that needs the model must be a little smaller than one that does not, because it decodes more slowly. None
+/// needs both the model and the start state.
 #[must_use]
-pub fn encode_packed(data: &[u8], model: &Arc<engine::Model>) -> Encoded {
-    let alone = neural::encode(data, None);
-    let mut found = Vec::with_capacity(2);
+pub fn encode_packed(
+    data: &[u8],
+    model: Option<&Arc<engine::Model>>,
+    start: Option<&Start>,
+) -> Encoded {
+    let alone = neural::encode(data, None, None);
+    let mut found = Vec::with_capacity(3);
     // zstd can only win on long repeats, on noise (by its raw blocks) and on very short blocks.
     if alone.len() * 50 < data.len()
         || data.len() < 4096
         || alone.len() + data.len() / 32 > data.len()
     {
-        found.push((CodecId::Zstd, None, zstd::encode(data, zstd::BEST)));
+        found.push(Candidate::new(
+            CodecId::Zstd,
+            zstd::encode(data, zstd::BEST),
+        ));
     }
-    if let Some(joint) = with_model(data, alone.len(), model) {
-        found.push((CodecId::Neural, Some(ModelId(model.id())), joint));
+    if let Some(model) = model
+        && let Some(joint) = with_model(data, alone.len(), model)
+    {
+        found.push(Candidate {
+            model: Some(ModelId(model.id())),
+            ..Candidate::new(CodecId::Neural, joint)
+        });
     }
-    found.push((CodecId::Neural, None, alone));
+    found.push(Candidate::new(CodecId::Neural, alone));
+    if let Some(start) = start {
+        found.push(Candidate {
+            started: true,
+            ..Candidate::new(CodecId::Neural, neural::encode(data, None, Some(start)))
+        });
+    }
     smallest(data, found)
 }
 
@@ -79,35 +101,53 @@ fn with_model(data: &[u8], alone: usize, model: &engine::Model) -> Option<Vec<u8
     if data.len() > 2 * PROBE {
         let start = &data[..PROBE];
         if !pays(
-            neural::encode(start, Some(&mut net)).len(),
-            neural::encode(start, None).len(),
+            neural::encode(start, Some(&mut net), None).len(),
+            neural::encode(start, None, None).len(),
         ) {
             return None;
         }
     }
-    let joint = neural::encode(data, Some(&mut net));
+    let joint = neural::encode(data, Some(&mut net), None);
     pays(joint.len(), alone).then_some(joint)
 }
 
-fn smallest(data: &[u8], found: Vec<(CodecId, Option<ModelId>, Vec<u8>)>) -> Encoded {
-    let best = found
-        .into_iter()
-        .min_by_key(|(_, _, payload)| payload.len());
-    let (codec, model, payload) = match best {
-        Some(best) if best.2.len() < data.len() => best,
-        _ => (CodecId::Raw, None, data.to_vec()),
-    };
-    let decoded_crc = crc32c::crc32c(data);
-    Encoded {
-        codec,
-        model,
-        payload,
-        decoded_len: data.len() as u32,
-        decoded_crc,
+/// One way to code a block.
+struct Candidate {
+    codec: CodecId,
+    model: Option<ModelId>,
+    started: bool,
+    payload: Vec<u8>,
+}
+
+impl Candidate {
+    fn new(codec: CodecId, payload: Vec<u8>) -> Self {
+        Candidate {
+            codec,
+            model: None,
+            started: false,
+            payload,
+        }
     }
 }
 
-/// Decodes a payload into exactly `decoded_len` bytes, which the caller has bounded.
+fn smallest(data: &[u8], found: Vec<Candidate>) -> Encoded {
+    let best = found
+        .into_iter()
+        .min_by_key(|candidate| candidate.payload.len())
+        .filter(|best| best.payload.len() < data.len())
+        .unwrap_or_else(|| Candidate::new(CodecId::Raw, data.to_vec()));
+    Encoded {
+        codec: best.codec,
+        model: best.model,
+        started: best.started,
+        payload: best.payload,
+        decoded_len: data.len() as u32,
+        decoded_crc: crc32c::crc32c(data),
+    }
+}
+
+/// Decodes a payload into exactly `decoded_len` bytes, which the caller has bounded. `start` is the state that the payload was
+/// coded from; it is ignored if there was none.
 ///
 /// # Errors
 /// A payload that this codec did not write, as far as that shows before the checksum.
@@ -116,6 +156,7 @@ pub fn decode(
     model: Option<&engine::Model>,
     payload: &[u8],
     decoded_len: usize,
+    start: Option<&Start>,
 ) -> Result<Vec<u8>, CodecError> {
     let data = match codec {
         CodecId::Raw if payload.len() == decoded_len => payload.to_vec(),
@@ -127,8 +168,10 @@ pub fn decode(
         }
         CodecId::Zstd => zstd::decode(payload, decoded_len)?,
         CodecId::Neural => match model {
-            Some(model) => neural::decode(payload, decoded_len, Some(&mut ModelNet::new(model)))?,
-            None => neural::decode(payload, decoded_len, None)?,
+            Some(model) => {
+                neural::decode(payload, decoded_len, Some(&mut ModelNet::new(model)), start)?
+            }
+            None => neural::decode(payload, decoded_len, None, start)?,
         },
     };
     if data.len() != decoded_len {
@@ -166,14 +209,17 @@ mod tests {
     #[test]
     fn every_encoding_decodes() {
         for data in samples() {
-            for e in [encode_fresh(&data), encode_packed(&data, &model())] {
+            for e in [
+                encode_fresh(&data),
+                encode_packed(&data, Some(&model()), None),
+            ] {
                 assert!(e.payload.len() <= data.len());
                 assert_eq!(
                     (e.decoded_len as usize, e.decoded_crc),
                     (data.len(), crc32c::crc32c(&data))
                 );
                 assert_eq!(
-                    decode(e.codec, Some(&model()), &e.payload, data.len()).as_deref(),
+                    decode(e.codec, Some(&model()), &e.payload, data.len(), None).as_deref(),
                     Ok(&data[..])
                 );
             }
@@ -184,13 +230,13 @@ mod tests {
     fn payloads_with_a_model_decode_with_it_only() {
         let model = model();
         let data = b"a line of text 12\n".repeat(40);
-        let payload = neural::encode(&data, Some(&mut ModelNet::new(&model)));
+        let payload = neural::encode(&data, Some(&mut ModelNet::new(&model)), None);
         assert_eq!(
-            decode(CodecId::Neural, Some(&model), &payload, data.len()).as_deref(),
+            decode(CodecId::Neural, Some(&model), &payload, data.len(), None).as_deref(),
             Ok(&data[..])
         );
         assert_eq!(
-            decode(CodecId::Neural, None, &payload, data.len()),
+            decode(CodecId::Neural, None, &payload, data.len(), None),
             Err(CodecError::Neural(NeuralError::Net))
         );
     }
@@ -204,8 +250,8 @@ mod tests {
             } else {
                 zstd::encode(&data, zstd::FAST)
             };
-            assert!(decode(codec, None, &payload, data.len() - 1).is_err());
-            assert!(decode(codec, None, &payload, data.len() + 1).is_err());
+            assert!(decode(codec, None, &payload, data.len() - 1, None).is_err());
+            assert!(decode(codec, None, &payload, data.len() + 1, None).is_err());
         }
     }
 
@@ -215,18 +261,45 @@ mod tests {
             let data = b"a line of text 12\n".repeat(9);
             let payload = match codec {
                 CodecId::Zstd => zstd::encode(&data, zstd::FAST),
-                _ => neural::encode(&data, None),
+                _ => neural::encode(&data, None, None),
             };
             for i in 0..payload.len() {
                 for flip in [1u8, 16, 128, 255] {
                     let mut bad = payload.clone();
                     bad[i] ^= flip;
-                    if let Ok(out) = decode(codec, None, &bad, data.len()) {
+                    if let Ok(out) = decode(codec, None, &bad, data.len(), None) {
                         assert_eq!(out.len(), data.len());
                     }
                 }
-                let _ = decode(codec, None, &payload[..i], data.len());
+                let _ = decode(codec, None, &payload[..i], data.len(), None);
             }
         }
+    }
+
+    #[test]
+    fn a_block_like_the_one_before_it_is_small_and_decodes_from_the_same_state_only() {
+        let noise: Vec<u8> = (0..9000u64)
+            .map(|i| ((i + 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8)
+            .collect();
+        let first = Start::then(None, &noise[..5000]);
+        let second = Start::then(Some(&first), &noise[5000..]);
+        assert_eq!(second, Start::then(None, &noise));
+        assert!(second.memory() >= noise.len());
+        let data = &noise[4000..7000];
+        let cold = encode_packed(data, None, None);
+        let e = encode_packed(data, None, Some(&second));
+        assert!(e.started && !cold.started);
+        assert!(e.payload.len() * 10 < cold.payload.len());
+        let from = |start| decode(e.codec, None, &e.payload, data.len(), start);
+        assert_eq!(from(Some(&second)).as_deref(), Ok(data));
+        for wrong in [None, Some(&first)] {
+            assert_eq!(from(wrong), Err(CodecError::Neural(NeuralError::Start)));
+        }
+        let other = b"a line of text 12\n".repeat(9);
+        let cold = encode_packed(&other, None, None);
+        assert_eq!(
+            decode(cold.codec, None, &cold.payload, other.len(), Some(&first)).as_deref(),
+            Ok(&other[..])
+        );
     }
 }

@@ -11,7 +11,7 @@ use super::nodes::Node;
 use super::rename::End;
 use super::repack::Snapshot;
 use super::swap::Outcome;
-use crate::store::{BlockSource, Encoding, SealOptions, TempFile, names, seal};
+use crate::store::{BlockSource, Encoding, KeyRun, SealOptions, TempFile, names, seal};
 
 /// Conversions that are begun anew because somebody wrote to the file.
 const ATTEMPTS: usize = 10;
@@ -53,13 +53,15 @@ impl Fs {
         let options = SealOptions {
             block_size: self.options.block_size,
             encoding: Encoding::Fresh,
+            key_run: KeyRun::NONE,
+            primer: None,
             jobs: self.options.jobs,
             progress: None,
             cancel: None,
         };
-        let models = self.archive.models();
+        let library = self.archive.library();
         std::thread::scope(|scope| {
-            let sealing = scope.spawn(|| seal(snapshot, temp, models, &options));
+            let sealing = scope.spawn(|| seal(snapshot, temp, library, &options));
             sealing.join().map_err(|_| FsError::Internal)
         })??;
         Ok(())

@@ -122,6 +122,7 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::Io { .. } | StoreError::Segment(SegmentError::Io(_)) => {
             return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
         }
+        StoreError::Start { source, .. } => return store_errno(source),
         StoreError::Segment(SegmentError::Refused(_)) => Errno::FBIG,
         StoreError::NotAnArchive(_) => Errno::NOENT,
         StoreError::Busy(_) => Errno::BUSY,
@@ -129,6 +130,9 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::Segment(_)
         | StoreError::UnknownFormat { .. }
         | StoreError::MissingModel(_)
+        | StoreError::MissingPrimer(_)
+        | StoreError::BadPrimer { .. }
+        | StoreError::NoStart(_)
         | StoreError::BadModel { .. }
         | StoreError::UnknownProfile { .. }
         | StoreError::Decode { .. }

@@ -14,7 +14,7 @@ use super::handles::Fh;
 use super::nodes::Node;
 use super::sync::{read, write};
 use super::{Fs, content};
-use crate::segment::{BlockEntry, Storage};
+use crate::segment::{BlockEntry, Starts, Storage};
 use crate::store::{Access, decode_stored};
 
 /// Reads that are planned anew before the file is held still.
@@ -41,6 +41,7 @@ pub(super) enum Caching {
 /// Where the stored blocks of a plan come from.
 pub(super) struct Source {
     pub(super) storage: Arc<dyn Storage>,
+    pub(super) starts: Arc<Starts>,
     pub(super) instance: u64,
 }
 
@@ -153,9 +154,10 @@ impl Fs {
         let decode = || {
             Ok(decode_stored(
                 &*source.storage,
+                &source.starts,
                 block,
                 entry,
-                self.archive.models(),
+                self.archive.library(),
             )?)
         };
         match caching {
@@ -190,6 +192,7 @@ impl Fs {
 pub(super) fn source(node: &Node, open: &content::Segmented) -> Source {
     Source {
         storage: Arc::clone(open.segment.storage()),
+        starts: Arc::clone(open.segment.starts()),
         instance: node.instance.load(Ordering::SeqCst),
     }
 }

@@ -291,6 +291,8 @@ impl Fs {
         encode: &(dyn Fn(&[u8]) -> Encoded + Sync),
     ) -> Result<Option<(Vec<u8>, Encoded)>> {
         let source = match &*read(&node.content) {
+            // The payload of a key block stays for those who start from it, so another one would only be added.
+            Content::Segment(open) if open.segment.is_key(entry) => return Ok(None),
             Content::Segment(open) if open.current_entry(block) == Some(*entry) => {
                 source(node, open)
             }
@@ -331,8 +333,8 @@ impl Fs {
             open.make_live()?;
             let new = open.segment.append(encoded)?;
             let storage = &**open.segment.storage();
-            let models = self.archive.models();
-            let done = match decode_stored(storage, block, &new, models) {
+            let library = self.archive.library();
+            let done = match decode_stored(storage, open.segment.starts(), block, &new, library) {
                 Ok(read_back) if read_back == old => {
                     open.segment.set_entry(block, Some(new)).map_err(Into::into)
                 }

@@ -9,7 +9,7 @@ use super::{Defaults, PackError};
 use crate::codec;
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
 use crate::segment::{Form, Summary};
-use crate::store::{BlockSource, Cancel, Encoding, Profile, SealOptions, StoreError, seal};
+use crate::store::{BlockSource, Cancel, Encoding, KeyRun, Profile, SealOptions, StoreError, seal};
 
 /// How often a file that is written meanwhile is tried.
 const ATTEMPTS: usize = 2;
@@ -24,6 +24,7 @@ pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
 pub(super) struct Encoder {
     profile: Profile,
     pub(super) block_size: u32,
+    key_blocks: u8,
 }
 
 impl Encoder {
@@ -41,6 +42,9 @@ impl Encoder {
             block_size: job
                 .and_then(|j| j.block_size)
                 .unwrap_or(defaults.block_size),
+            key_blocks: job
+                .and_then(|j| j.key_blocks)
+                .unwrap_or(KeyRun::default().blocks),
         })
     }
 
@@ -189,18 +193,20 @@ fn encode(
     }
     let before = exact_bytes(&snapshot);
     let plain_disk = plain_bytes(&snapshot).next_multiple_of(DISK_BLOCK);
-    let models = fs.archive().models();
+    let library = fs.archive().library();
     let temp = fs.archive().temp_file()?;
     let stop = Cancel::default();
     let tell = watch(&snapshot, how, &stop);
     let options = SealOptions {
         block_size: encoder.block_size,
         encoding: Encoding::Packed(encoder.profile.clone()),
+        key_run: KeyRun::of(encoder.key_blocks),
+        primer: None,
         jobs: how.threads,
         progress: Some(&tell),
         cancel: Some(&stop),
     };
-    let sealed = match seal(&snapshot, &temp, models, &options) {
+    let sealed = match seal(&snapshot, &temp, library, &options) {
         Ok(sealed) => sealed,
         Err(_) if snapshot.is_changed() && !how.cancel.is_cancelled() => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -234,7 +240,7 @@ fn encode(
     drop(tell);
     if !how.dry_run {
         if sealed.blocks.last().is_some_and(|&neural| neural > 0) {
-            models.store(&encoder.profile)?;
+            library.models().store(&encoder.profile)?;
         }
         if fs.finish_repack(snapshot, temp)? == Outcome::Changed {
             return Ok(None);
@@ -263,7 +269,7 @@ fn encode_in_place(
             // Not smaller than what is there, so it changes nothing.
             return codec::encode_fresh(block);
         }
-        codec::encode_packed(block, &encoder.profile.model)
+        codec::encode_packed(block, Some(&encoder.profile.model), None)
     };
     fs.repack_in_place(snapshot, &encode, how.tell)?;
     if how.cancel.is_cancelled() {

@@ -21,6 +21,7 @@ use super::page::{Page, block_end};
 use super::peek::{BORN_LIVE_DATA, BORN_LIVE_ROOTS};
 use super::ranges::RangeSet;
 use super::root::{Root, SLOT_LEN};
+use super::starts::Starts;
 use super::storage::read_part;
 use super::writer::Unsynced;
 use super::{SIZE_MAX, Segment};
@@ -83,6 +84,7 @@ impl Segment {
         self.live_bytes = self.live_bytes.saturating_add(index.raw.len() as u64);
         self.tail = self.tail.saturating_add(index.raw.len() as u64);
         self.directory.pages = index.pages;
+        self.keep_starts(index.starts);
         self.directory_ref = Some(index.directory);
         let pages: Vec<_> = std::mem::take(&mut self.dirty).into_iter().collect();
         let cache = self.cache.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +146,17 @@ impl Segment {
         for hole in self.scraps.take_aligned(pending.dead, HOLE_UNIT) {
             // A hole that can not be punched costs space until the segment is written anew, nothing else.
             let _ = self.storage.punch_hole(hole.start, hole.end - hole.start);
+        }
+    }
+
+    /// Takes the table that was written: what only the one before it named is dead.
+    fn keep_starts(&mut self, starts: Arc<Starts>) {
+        let before = std::mem::replace(&mut self.directory.starts, starts);
+        for gone in before.payloads() {
+            if !self.directory.starts.keeps(&gone.range()) {
+                self.dead.insert(gone.range());
+                self.live_bytes = self.live_bytes.saturating_sub(gone.len.into());
+            }
         }
     }
 
@@ -244,14 +257,19 @@ impl Segment {
             };
             replaced.extend(old.map(|p| p.offset..p.end()));
         }
+        if directory.pages.is_empty() {
+            // Nothing is left that needs a start state.
+            directory.starts = Arc::default();
+        }
         let start = raw.len();
-        directory.encode(&mut raw);
+        directory.encode(self.block_size, &mut raw);
         let (offset, len, crc) = place(start, &raw);
         if len > MAX_DIRECTORY_LEN || self.tail > SIZE_MAX - raw.len() as u64 {
             return Err(SegmentError::Refused("the segment file is full"));
         }
         Ok(Index {
             raw,
+            starts: directory.starts,
             pages: directory.pages,
             directory: DirectoryRef { offset, len, crc },
             replaced,
@@ -262,6 +280,7 @@ impl Segment {
 /// An index about to be written.
 struct Index {
     raw: Vec<u8>,
+    starts: Arc<Starts>,
     pages: BTreeMap<u64, PageRef>,
     directory: DirectoryRef,
     /// What of the index on disk it replaces.

@@ -1,13 +1,15 @@
-//! The directory: the table of models and the list of index pages.
+//! The directory: the tables of models and start states, and the list of index pages.
 //!
 //! Layout: docs/FORMAT.md, "Directory"; change both or neither.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::codec::ModelId;
 
 use super::SIZE_MAX;
 use super::page::{MAX_PAGE_LEN, PAGE_BLOCKS};
+use super::starts::Starts;
 use super::wire::{Cursor, put_varint};
 
 /// No directory is longer than this: room for five thousand million blocks.
@@ -34,15 +36,17 @@ impl PageRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Directory {
     pub(super) models: Vec<ModelId>,
+    pub(super) starts: Arc<Starts>,
     pub(super) pages: BTreeMap<u64, PageRef>,
 }
 
 impl Directory {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, block_size: u32, out: &mut Vec<u8>) {
         out.push(self.models.len() as u8);
         for model in &self.models {
             out.extend(model.0);
         }
+        self.starts.encode(block_size, out);
         let mut next = 0;
         for (&number, page) in &self.pages {
             put_varint(out, number.wrapping_sub(next));
@@ -65,6 +69,7 @@ impl Directory {
         for _ in 0..at.u8().ok_or(SHORT)? {
             models.push(ModelId(at.array().ok_or(SHORT)?));
         }
+        let starts = Arc::new(Starts::decode(&mut at, block_size)?);
         let mut pages = BTreeMap::new();
         let mut next = 0u64;
         while !at.is_empty() {
@@ -87,7 +92,11 @@ impl Directory {
             pages.insert(number, PageRef { offset, len, crc });
             next = number + 1;
         }
-        Ok(Directory { models, pages })
+        Ok(Directory {
+            models,
+            starts,
+            pages,
+        })
     }
 }
 
@@ -105,14 +114,18 @@ mod tests {
             models,
             proptest::collection::btree_map(0..1u64 << 30, page, 0..9),
         )
-            .prop_map(|(models, pages)| Directory { models, pages })
+            .prop_map(|(models, pages)| Directory {
+                models,
+                starts: Arc::default(),
+                pages,
+            })
     }
 
     proptest! {
         #[test]
         fn directories_read_back(directory in directory()) {
             let mut raw = Vec::new();
-            directory.encode(&mut raw);
+            directory.encode(MIN_BLOCK, &mut raw);
             prop_assert_eq!(Directory::decode(&raw, MIN_BLOCK, SIZE_MAX), Ok(directory));
         }
 
@@ -120,7 +133,7 @@ mod tests {
         fn whatever_decodes_encodes_to_the_same_bytes(raw in proptest::collection::vec(any::<u8>(), 0..60)) {
             if let Ok(directory) = Directory::decode(&raw, MIN_BLOCK, 1 << 40) {
                 let mut again = Vec::new();
-                directory.encode(&mut again);
+                directory.encode(MIN_BLOCK, &mut again);
                 prop_assert_eq!(again, raw);
             }
         }
@@ -135,10 +148,11 @@ mod tests {
         };
         let directory = Directory {
             models: Vec::new(),
+            starts: Arc::default(),
             pages: BTreeMap::from([(1, page)]),
         };
         let mut raw = Vec::new();
-        directory.encode(&mut raw);
+        directory.encode(MIN_BLOCK, &mut raw);
         let page_bytes = PAGE_BLOCKS * u64::from(MIN_BLOCK);
         assert!(Directory::decode(&raw, MIN_BLOCK, page_bytes).is_err());
         assert!(Directory::decode(&raw, MIN_BLOCK, page_bytes + 1).is_ok());

@@ -26,6 +26,8 @@ pub struct BlockEntry {
     pub codec: CodecId,
     /// The model that decodes it.
     pub model: Option<ModelId>,
+    /// The start state that it was coded from, by its number in the segment's table; 0: cold.
+    pub start: u16,
     /// CRC-32C of the payload.
     pub payload_crc: u32,
     /// CRC-32C of the `decoded_len` decoded bytes.
@@ -61,6 +63,8 @@ impl BlockEntry {
             Some("payload longer than a block can need")
         } else if self.offset > SIZE_MAX - u64::from(self.len) {
             Some("payload offset out of range")
+        } else if self.start != 0 && (self.codec != CodecId::Neural || self.model.is_some()) {
+            Some("only neural payloads without a model have a start state")
         } else {
             None
         }
@@ -86,6 +90,7 @@ mod tests {
             visible_len: 2,
             codec: CodecId::Raw,
             model: None,
+            start: 0,
             payload_crc: 0,
             decoded_crc: 0,
         };

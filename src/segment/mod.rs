@@ -22,6 +22,7 @@ mod ranges;
 mod reader;
 mod root;
 mod sealed;
+mod starts;
 mod storage;
 mod upgrade;
 mod walk;
@@ -35,6 +36,7 @@ pub use header::{Form, HEADER_LEN, MAGIC};
 pub use peek::{Summary, peek};
 pub use reader::{Segment, read_payload};
 pub use sealed::SealedWriter;
+pub use starts::{MAX_START_DEPTH, MAX_STARTS, StartEntry, Starts};
 pub use storage::{MemStorage, Storage};
 pub use walk::Entries;
 

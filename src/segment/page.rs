@@ -94,6 +94,7 @@ impl Page {
             out.push(e.codec as u8);
             let model = e.model.and_then(|id| models.iter().position(|m| *m == id));
             out.push(model.map_or(0, |at| (at + 1) as u8));
+            put_varint(out, u64::from(e.start));
             out.extend(e.payload_crc.to_le_bytes());
             out.extend(e.decoded_crc.to_le_bytes());
             next_slot = slot + 1;
@@ -101,12 +102,13 @@ impl Page {
         }
     }
 
-    /// Decodes page `number` of a segment of `logical_size` bytes; an error says what is impossible.
+    /// Decodes page `number` of a segment of `logical_size` bytes with so many start states; an error says what is impossible.
     pub(super) fn decode(
         raw: &[u8],
         number: u64,
         block_size: u32,
         models: &[ModelId],
+        starts: usize,
         logical_size: u64,
     ) -> Result<Self, &'static str> {
         const SHORT: &str = "it ends inside an entry";
@@ -115,7 +117,7 @@ impl Page {
         if count == 0 || count > PAGE_BLOCKS {
             return Err("entry count out of range");
         }
-        let mut entries = Vec::with_capacity((count as usize).min(raw.len() / 15 + 1));
+        let mut entries = Vec::with_capacity((count as usize).min(raw.len() / 16 + 1));
         let mut next_slot = 0u64;
         let mut next_offset = 0u64;
         for _ in 0..count {
@@ -146,6 +148,11 @@ impl Page {
                         .ok_or("model not in the table")?,
                 ),
             };
+            let start = at
+                .varint()
+                .and_then(|s| u16::try_from(s).ok())
+                .filter(|&s| usize::from(s) <= starts)
+                .ok_or("start state not in the table")?;
             let (payload_crc, decoded_crc) = (at.u32().ok_or(SHORT)?, at.u32().ok_or(SHORT)?);
             let entry = BlockEntry {
                 offset,
@@ -154,6 +161,7 @@ impl Page {
                 visible_len,
                 codec,
                 model,
+                start,
                 payload_crc,
                 decoded_crc,
             };
@@ -190,6 +198,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MODELS: [ModelId; 2] = [ModelId([1; 16]), ModelId([2; 16])];
+    const STARTS: usize = 300;
     const SIZE: u64 = 4096 * MIN_BLOCK as u64;
 
     fn entry() -> impl Strategy<Value = BlockEntry> {
@@ -200,6 +209,7 @@ mod tests {
             lens,
             0..3u8,
             0..3usize,
+            0..=STARTS as u16,
             any::<(u32, u32)>(),
         )
             .prop_map(
@@ -209,8 +219,10 @@ mod tests {
                     (decoded_len, visible_len),
                     codec,
                     model,
+                    start,
                     (payload_crc, decoded_crc),
                 )| BlockEntry {
+                    start: if codec == 2 && model == 0 { start } else { 0 },
                     offset,
                     len,
                     decoded_len,
@@ -244,6 +256,7 @@ mod tests {
             visible_len: 1,
             codec: CodecId::Neural,
             model: Some(MODELS[1]),
+            start: u16::MAX,
             payload_crc: u32::MAX,
             decoded_crc: u32::MAX,
         };
@@ -257,20 +270,20 @@ mod tests {
     proptest! {
         #[test]
         fn pages_read_back(page in page()) {
-            prop_assert_eq!(Page::decode(&encode(&page), 2, MIN_BLOCK, &MODELS, SIZE), Ok(page));
+            prop_assert_eq!(Page::decode(&encode(&page), 2, MIN_BLOCK, &MODELS, STARTS, SIZE), Ok(page));
         }
 
         #[test]
         fn every_shortening_is_refused(page in page()) {
             let raw = encode(&page);
             for len in 0..raw.len() {
-                prop_assert!(Page::decode(&raw[..len], 2, MIN_BLOCK, &MODELS, SIZE).is_err());
+                prop_assert!(Page::decode(&raw[..len], 2, MIN_BLOCK, &MODELS, STARTS, SIZE).is_err());
             }
         }
 
         #[test]
         fn whatever_decodes_is_in_range(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(page) = Page::decode(&raw, 2, MIN_BLOCK, &MODELS, SIZE) {
+            if let Ok(page) = Page::decode(&raw, 2, MIN_BLOCK, &MODELS, STARTS, SIZE) {
                 prop_assert_eq!(encode(&page), raw);
                 for (block, e) in page.entries() {
                     prop_assert!((2048..3072).contains(block) && e.fault(MIN_BLOCK).is_none());

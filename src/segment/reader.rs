@@ -16,6 +16,7 @@ use super::header::{DirectoryRef, Form};
 use super::page::Page;
 use super::peek::{BORN_LIVE_ROOTS, Peeked, State, Summary, peek_all};
 use super::ranges::RangeSet;
+use super::starts::Starts;
 use super::storage::{Storage, read_part};
 use super::writer::Unsynced;
 use super::{DEFAULT_BLOCK, MAX_BLOCK, valid_block_size};
@@ -195,6 +196,18 @@ impl Segment {
         &self.directory.models
     }
 
+    /// The states that blocks were coded from.
+    #[must_use]
+    pub fn starts(&self) -> &Arc<Starts> {
+        &self.directory.starts
+    }
+
+    /// Whether a start state is made of this payload, which then stays when the block is overwritten.
+    #[must_use]
+    pub fn is_key(&self, entry: &BlockEntry) -> bool {
+        self.directory.starts.keeps(&entry.range())
+    }
+
     /// The entry of a block; `None` is a hole, which reads as zeros.
     ///
     /// # Errors
@@ -252,6 +265,7 @@ impl Segment {
             number,
             self.block_size,
             &self.directory.models,
+            self.directory.starts.len(),
             self.size_bound,
         )
         .map_err(|reason| SegmentError::Invalid {

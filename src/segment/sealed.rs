@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::Encoded;
+use crate::codec::{Encoded, PrimerId};
 
 use super::directory::{Directory, MAX_DIRECTORY_LEN, MAX_MODELS, PageRef};
 use super::entry::BlockEntry;
@@ -10,6 +10,7 @@ use super::error::{Result, SegmentError};
 use super::header::{Body, DirectoryRef, Form, HEADER_LEN, Header};
 use super::page::{Page, block_end};
 use super::peek::Summary;
+use super::starts::{Builder, StartEntry};
 use super::storage::Storage;
 use super::writer::new_entry;
 use super::{SIZE_MAX, valid_block_size};
@@ -26,6 +27,9 @@ pub struct SealedWriter {
     index: Vec<u8>,
     page: Page,
     last: Option<u64>,
+    starts: Builder,
+    /// The last start state that a block was coded from.
+    last_start: u16,
     /// Where the visible content ends so far.
     content_end: u64,
     tail: u64,
@@ -54,6 +58,8 @@ impl SealedWriter {
             index: Vec::new(),
             page: Page::default(),
             last: None,
+            starts: Builder::default(),
+            last_start: 0,
             content_end: 0,
             tail: HEADER_LEN as u64,
         })
@@ -70,11 +76,50 @@ impl SealedWriter {
     /// # Errors
     /// The block is out of order or larger than the block size, 255 models are named already, or the write failed.
     pub fn push(&mut self, block: u64, encoded: &Encoded) -> Result<BlockEntry> {
-        let entry = new_entry(encoded, self.tail, self.block_size)?;
+        self.push_from(block, encoded, 0)
+    }
+
+    /// As [`SealedWriter::push`], of a block that was encoded with this start state at hand, and used it or not.
+    ///
+    /// # Errors
+    /// As for [`SealedWriter::push`]; also if the block needs a start state and this one is not in the table.
+    pub fn push_from(&mut self, block: u64, encoded: &Encoded, start: u16) -> Result<BlockEntry> {
+        if encoded.started && start == 0 {
+            return Err(SegmentError::Refused("the block needs its start state"));
+        }
+        let start = if encoded.started { start } else { 0 };
+        let entry = new_entry(encoded, self.tail, self.block_size, start)?;
         self.put(block, entry, &encoded.payload)
     }
 
-    /// Appends a block of another segment with the same block size, as it is: its entry and its payload.
+    /// Makes a start state of the state `parent` (0: cold) and a block that was pushed; answers its number.
+    ///
+    /// # Errors
+    /// The block needs a model, was coded from another state than `parent`, or there would be too many states or blocks in one.
+    pub fn add_start(&mut self, parent: u16, payload: &BlockEntry) -> Result<u16> {
+        if payload.range().end > self.tail {
+            return Err(SegmentError::Refused(
+                "the entry's payload was never appended",
+            ));
+        }
+        let payload = *payload;
+        self.starts
+            .push(StartEntry::Block { parent, payload })
+            .map_err(SegmentError::Refused)
+    }
+
+    /// Makes a start state of a primer; answers its number.
+    ///
+    /// # Errors
+    /// There would be too many states.
+    pub fn add_primer(&mut self, primer: PrimerId) -> Result<u16> {
+        self.starts
+            .push(StartEntry::Primer(primer))
+            .map_err(SegmentError::Refused)
+    }
+
+    /// Appends a block of another segment with the same block size, as it is: its entry and its payload. A start state that
+    /// the entry names must be in the table of this one.
     ///
     /// # Errors
     /// As for [`SealedWriter::push`]; also if the payload is not the entry's.
@@ -108,6 +153,11 @@ impl SealedWriter {
                 "the block lies beyond the largest file",
             ));
         };
+        if usize::from(entry.start) > self.starts.len() {
+            return Err(SegmentError::Refused(
+                "the block's start state is not in the table",
+            ));
+        }
         let new_model = entry.model.filter(|m| !self.directory.models.contains(m));
         if new_model.is_some() && self.directory.models.len() >= MAX_MODELS {
             return Err(SegmentError::Refused("a segment names at most 255 models"));
@@ -122,12 +172,14 @@ impl SealedWriter {
         }
         self.page.set(block, Some(entry));
         self.last = Some(block);
+        self.last_start = self.last_start.max(entry.start);
         self.content_end = content_end;
         self.tail = entry.range().end;
         Ok(entry)
     }
 
-    /// Writes the index and the header. The content is `logical_size` bytes.
+    /// Writes the index and the header. The content is `logical_size` bytes. Start states beyond the last that a block was coded
+    /// from are left out.
     ///
     /// # Errors
     /// A block lies beyond the logical size, or a write failed.
@@ -138,12 +190,14 @@ impl SealedWriter {
         if let Some(last) = self.last {
             self.end_page(Page::number(last));
         }
+        self.directory.starts =
+            Arc::new(std::mem::take(&mut self.starts).finish_first(self.last_start));
         for page in self.directory.pages.values_mut() {
             page.offset = page.offset.saturating_add(self.tail);
         }
         let mut raw = std::mem::take(&mut self.index);
         let start = raw.len();
-        self.directory.encode(&mut raw);
+        self.directory.encode(self.block_size, &mut raw);
         let bytes = raw.get(start..).unwrap_or_default();
         let directory = DirectoryRef {
             offset: self.tail.saturating_add(start as u64),

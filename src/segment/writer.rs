@@ -26,10 +26,15 @@ impl Segment {
     /// Appends a payload. The entry that it gets names nothing until [`Segment::set_entry`] takes it.
     ///
     /// # Errors
-    /// The segment is sealed, the block is larger than its block size, or the write failed.
+    /// The segment is sealed, the block is larger than its block size or was coded from a start state, or the write failed.
     pub fn append(&mut self, block: &Encoded) -> Result<BlockEntry> {
         self.require_live()?;
-        let entry = new_entry(block, self.tail, self.block_size)?;
+        if block.started {
+            return Err(SegmentError::Refused(
+                "a live segment takes no block that was coded from a start state",
+            ));
+        }
+        let entry = new_entry(block, self.tail, self.block_size, 0)?;
         if entry.range().end > SIZE_MAX {
             return Err(SegmentError::Refused("the segment file is full"));
         }
@@ -66,6 +71,9 @@ impl Segment {
                 return Err(SegmentError::Refused(
                     "the block lies beyond the largest file",
                 ));
+            }
+            if usize::from(e.start) > self.directory.starts.len() {
+                return Err(SegmentError::Refused("the entry's start state is gone"));
             }
             if e.range().end > self.tail {
                 return Err(SegmentError::Refused(
@@ -188,6 +196,9 @@ impl Segment {
         if old.map(BlockEntry::range) == new.map(BlockEntry::range) {
             return;
         }
+        // What start states are made of stays with their table.
+        let owned = |e: &&BlockEntry| !self.directory.starts.keeps(&e.range());
+        let (old, new) = (old.filter(owned), new.filter(owned));
         if let Some(old) = old {
             self.dead.insert(old.range());
             self.live_bytes = self.live_bytes.saturating_sub(old.len.into());
@@ -198,8 +209,13 @@ impl Segment {
     }
 }
 
-/// The entry of a payload at `offset`.
-pub(super) fn new_entry(block: &Encoded, offset: u64, block_size: u32) -> Result<BlockEntry> {
+/// The entry of a payload at `offset` that was coded from this start state.
+pub(super) fn new_entry(
+    block: &Encoded,
+    offset: u64,
+    block_size: u32,
+    start: u16,
+) -> Result<BlockEntry> {
     let entry = BlockEntry {
         offset,
         len: u32::try_from(block.payload.len())
@@ -209,6 +225,7 @@ pub(super) fn new_entry(block: &Encoded, offset: u64, block_size: u32) -> Result
         visible_len: block.decoded_len,
         codec: block.codec,
         model: block.model,
+        start,
         payload_crc: crc32c::crc32c(&block.payload),
         decoded_crc: block.decoded_crc,
     };

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags};
 
 use super::error::StoreError;
+use super::library::Library;
 use super::models::ModelStore;
 use super::names::PRIVATE_DIR;
+use super::primers::PrimerStore;
 use super::temp::TempFile;
 
 /// Version of the archive directory's layout.
@@ -19,6 +21,7 @@ const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const TEMP_DIR: &str = "tmp";
 const MODELS_DIR: &str = "models";
+const PRIMERS_DIR: &str = "primers";
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
@@ -38,7 +41,7 @@ pub struct Archive {
     path: PathBuf,
     root: OwnedFd,
     private: Option<OwnedFd>,
-    models: ModelStore,
+    library: Library,
     access: Access,
     _lock: Option<OwnedFd>,
 }
@@ -66,7 +69,7 @@ impl Archive {
         let dir = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
         make_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
         let private = open_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
-        for sub in [TEMP_DIR, MODELS_DIR] {
+        for sub in [TEMP_DIR, MODELS_DIR, PRIMERS_DIR] {
             make_dir(private.as_fd(), sub).map_err(fail)?;
         }
         match fs::statat(&private, FORMAT_FILE, AtFlags::SYMLINK_NOFOLLOW) {
@@ -106,23 +109,21 @@ impl Archive {
             }
             Err(e) => return Err(fail(e)),
         };
-        let (mut lock, mut models) = (None, None);
+        let (mut lock, mut models, mut primers) = (None, None, None);
         if let Some(private) = &private {
             check_format(private.as_fd(), &path)?;
             if access == Access::Write {
                 lock = Some(take_lock(private.as_fd(), &path)?);
                 make_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
                 make_dir(private.as_fd(), MODELS_DIR).map_err(fail)?;
+                make_dir(private.as_fd(), PRIMERS_DIR).map_err(fail)?;
                 empty_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
             }
-            models = match open_dir(private.as_fd(), MODELS_DIR) {
-                Ok(fd) => Some(fd),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                Err(e) => return Err(fail(e)),
-            };
+            models = open_dir_if_there(private.as_fd(), MODELS_DIR).map_err(fail)?;
+            primers = open_dir_if_there(private.as_fd(), PRIMERS_DIR).map_err(fail)?;
         }
         Ok(Archive {
-            models: ModelStore::new(models),
+            library: Library::new(ModelStore::new(models), PrimerStore::new(primers)),
             path,
             root: dir,
             private,
@@ -158,7 +159,13 @@ impl Archive {
     /// The models that blocks of this archive may name.
     #[must_use]
     pub fn models(&self) -> &ModelStore {
-        &self.models
+        self.library.models()
+    }
+
+    /// All that blocks of this archive may need.
+    #[must_use]
+    pub fn library(&self) -> &Library {
+        &self.library
     }
 
     /// A temporary file on the archive's file system.
@@ -193,6 +200,14 @@ fn open_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
         DIRECTORY | OFlags::NOFOLLOW,
         Mode::empty(),
     )?)
+}
+
+fn open_dir_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<OwnedFd>> {
+    match open_dir(parent, name) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Removes the files that an earlier writer left in a directory.

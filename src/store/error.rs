@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::codec::{CodecError, ModelId};
+use crate::codec::{CodecError, ModelId, PrimerId};
 use crate::segment::SegmentError;
 
 /// An error of the store. `Damaged` and its like mean that bytes on disk are wrong; the others leave data intact.
@@ -48,6 +48,19 @@ pub enum StoreError {
         /// Why it does not load.
         reason: String,
     },
+    /// A block starts from a primer that is not in the archive.
+    #[error(
+        "primer {0} is missing; copy its file into the archive's .vortex/primers, or name its bytes with --primer"
+    )]
+    MissingPrimer(PrimerId),
+    /// A primer's file is damaged.
+    #[error("primer {id} is damaged: {reason}; restore .vortex/primers/{id} from a copy")]
+    BadPrimer {
+        /// The primer.
+        id: PrimerId,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No profile has this name.
     #[error("no profile {name:?}: {remedy}")]
     UnknownProfile {
@@ -79,6 +92,17 @@ pub enum StoreError {
         /// The checksum of what was decoded.
         got: u32,
     },
+    /// The bytes that a block was coded from are damaged.
+    #[error("block {block} was coded from bytes before it that are lost: {source}")]
+    Start {
+        /// The block's number in its file.
+        block: u64,
+        /// What is wrong with those.
+        source: Box<StoreError>,
+    },
+    /// A block names a start state that its segment does not have.
+    #[error("the segment has no start state {0}")]
+    NoStart(u16),
     /// A freshly sealed segment does not read back as its source; the source was left as it was.
     #[error("block {block} does not read back as it was written; the original was left untouched")]
     ReadBack {
@@ -97,12 +121,28 @@ impl StoreError {
         move |source| StoreError::Io { path, source }
     }
 
+    /// This failure to make a start state, as a failure to read a block that needs it.
+    pub(super) fn of_start(self, block: u64) -> StoreError {
+        match self {
+            // Clear enough, and no fault of the block.
+            StoreError::MissingPrimer(_) | StoreError::BadPrimer { .. } => self,
+            other => StoreError::Start {
+                block,
+                source: Box::new(other),
+            },
+        }
+    }
+
     /// Whether bytes on disk are wrong, as against a failing system or a mistaken call.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
             StoreError::Segment(e) => e.is_damage(),
-            StoreError::Decode { .. } | StoreError::Checksum { .. } => true,
+            StoreError::Decode { .. }
+            | StoreError::Checksum { .. }
+            | StoreError::NoStart(_)
+            | StoreError::BadPrimer { .. } => true,
+            StoreError::Start { source, .. } => source.is_damage(),
             _ => false,
         }
     }
@@ -113,6 +153,7 @@ impl StoreError {
         match self {
             StoreError::Io { source, .. } => source.raw_os_error(),
             StoreError::Segment(SegmentError::Io(source)) => source.raw_os_error(),
+            StoreError::Start { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

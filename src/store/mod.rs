@@ -1,21 +1,34 @@
 //! The store: an archive directory and everything whole-file that is done to it.
 //!
-//! It maps names, holds the writer's lock, finds models, seals whole files into segments and reads them back. It never
+//! It maps names, holds the writer's lock, finds models and primers, seals whole files into segments and reads them back. It never
 //! replaces a file that it has not decoded and compared, and never follows a symlink inside the archive.
 
 pub mod archive;
+mod decode;
 pub mod error;
+mod key_run;
+pub mod library;
 pub mod models;
 pub mod names;
+pub mod primers;
 pub mod reader;
 pub mod seal;
+mod start_cache;
 pub mod temp;
 pub mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use archive::{Access, Archive};
+pub use decode::{decode_entry, decode_stored};
 pub use error::StoreError;
+pub use key_run::{KeyRun, Primer};
+pub use library::Library;
 pub use models::{ModelStore, Profile};
-pub use reader::{SegmentReader, decode_entry, decode_stored};
+pub use primers::{MAX_PRIMER, PrimerStore};
+pub use reader::SegmentReader;
 pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};
+pub use start_cache::{DEFAULT_START_BYTES, StartCache};
 pub use temp::TempFile;
 pub use verify::verify_segment;

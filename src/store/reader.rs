@@ -4,70 +4,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::decode::decode_entry;
 use super::error::StoreError;
-use super::models::ModelStore;
+use super::library::Library;
 use super::seal::BlockSource;
-use crate::codec;
-use crate::segment::{self, BlockEntry, Segment, Storage};
-
-/// Reads, checks and decodes one stored block. Its length is the entry's `decoded_len`.
-///
-/// # Errors
-/// Damage (payload checksum, codec, decoded checksum), a missing model, I/O errors.
-pub fn decode_entry(
-    segment: &Segment,
-    block: u64,
-    entry: &BlockEntry,
-    models: &ModelStore,
-) -> Result<Vec<u8>, StoreError> {
-    let payload = segment.read_payload(entry)?;
-    decode_payload(block, entry, &payload, models)
-}
-
-/// As [`decode_entry`], for a reader that no longer borrows the segment whose storage this is.
-///
-/// # Errors
-/// As [`decode_entry`]; also a wrong checksum if the block was overwritten meanwhile.
-pub fn decode_stored(
-    storage: &dyn Storage,
-    block: u64,
-    entry: &BlockEntry,
-    models: &ModelStore,
-) -> Result<Vec<u8>, StoreError> {
-    let payload = segment::read_payload(storage, entry)?;
-    decode_payload(block, entry, &payload, models)
-}
-
-/// Decodes a payload whose checksum was good, and checks the decoded bytes.
-pub(super) fn decode_payload(
-    block: u64,
-    entry: &BlockEntry,
-    payload: &[u8],
-    models: &ModelStore,
-) -> Result<Vec<u8>, StoreError> {
-    let model = entry.model.map(|id| models.get(id)).transpose()?;
-    let data = codec::decode(
-        entry.codec,
-        model.as_deref(),
-        payload,
-        entry.decoded_len as usize,
-    )
-    .map_err(|source| StoreError::Decode { block, source })?;
-    let got = crc32c::crc32c(&data);
-    if got != entry.decoded_crc {
-        return Err(StoreError::Checksum {
-            block,
-            expected: entry.decoded_crc,
-            got,
-        });
-    }
-    Ok(data)
-}
+use crate::segment::{Segment, Storage};
 
 /// A segment file opened for reading its logical bytes.
 pub struct SegmentReader<'m> {
     segment: Segment,
-    models: &'m ModelStore,
+    library: &'m Library,
     path: PathBuf,
 }
 
@@ -76,9 +22,9 @@ impl<'m> SegmentReader<'m> {
     ///
     /// # Errors
     /// I/O errors; a file that is no segment or is damaged.
-    pub fn open(path: &Path, models: &'m ModelStore) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, library: &'m Library) -> Result<Self, StoreError> {
         let file = File::open(path).map_err(StoreError::io(path))?;
-        Self::from_file(Arc::new(file), path, models)
+        Self::from_file(Arc::new(file), path, library)
     }
 
     /// Reads a segment from an open file; `path` is for messages.
@@ -88,12 +34,12 @@ impl<'m> SegmentReader<'m> {
     pub fn from_file(
         file: Arc<File>,
         path: &Path,
-        models: &'m ModelStore,
+        library: &'m Library,
     ) -> Result<Self, StoreError> {
         let segment = Segment::open(file as Arc<dyn Storage>)?;
         Ok(SegmentReader {
             segment,
-            models,
+            library,
             path: path.to_path_buf(),
         })
     }
@@ -113,7 +59,7 @@ impl<'m> SegmentReader<'m> {
     /// The bytes of one block: as many as the logical size gives it, zeros where nothing is stored.
     ///
     /// # Errors
-    /// Damage, a missing model, I/O errors.
+    /// Damage, a missing model or primer, I/O errors.
     pub fn read_block(&self, block: u64) -> Result<Vec<u8>, StoreError> {
         let size = u64::from(self.segment.block_size());
         let start = block.saturating_mul(size);
@@ -121,7 +67,7 @@ impl<'m> SegmentReader<'m> {
         let mut data = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         if let Some(entry) = self.segment.entry(block)? {
             entry.copy_to(
-                &decode_entry(&self.segment, block, &entry, self.models)?,
+                &decode_entry(&self.segment, block, &entry, self.library)?,
                 0,
                 &mut data,
             );

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use super::decode::decode_entry;
 use super::error::StoreError;
-use super::models::{ModelStore, Profile};
-use super::reader::decode_entry;
+use super::key_run::{KeyRun, Primer, Starting};
+use super::library::Library;
+use super::models::Profile;
 use super::temp::TempFile;
-use crate::codec::{self, CodecId, Encoded};
+use crate::codec::{self, CodecId, Encoded, Start};
 use crate::segment::{SealedWriter, Segment, Storage};
 
 /// Blocks that each worker has in hand at a time.
@@ -97,10 +99,18 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    fn encode(&self, block: &[u8]) -> Encoded {
+    fn encode(&self, block: &[u8], start: Option<&Start>) -> Encoded {
         match self {
             Encoding::Fresh => codec::encode_fresh(block),
-            Encoding::Packed(profile) => codec::encode_packed(block, &profile.model),
+            Encoding::Packed(profile) => codec::encode_packed(block, Some(&profile.model), start),
+        }
+    }
+
+    /// As a key block: start states are made without a model.
+    fn encode_key(&self, block: &[u8], start: Option<&Start>) -> Encoded {
+        match self {
+            Encoding::Fresh => codec::encode_fresh(block),
+            Encoding::Packed(_) => codec::encode_packed(block, None, start),
         }
     }
 }
@@ -136,6 +146,10 @@ pub struct SealOptions<'a> {
     pub block_size: u32,
     /// How blocks are encoded.
     pub encoding: Encoding,
+    /// Which blocks others start from. Fast encoding starts every block cold.
+    pub key_run: KeyRun,
+    /// A sample that all blocks may start from, instead of key blocks. Readers must find it in their library.
+    pub primer: Option<Primer>,
     /// Threads that encode and decode.
     pub jobs: usize,
     /// Called with the number of source bytes dealt with, each byte once when encoded and once when compared.
@@ -155,6 +169,8 @@ pub struct SealReport {
     pub blocks: [u64; 3],
     /// Blocks that are all zeros and take no space.
     pub holes: u64,
+    /// Blocks that were coded from a start state.
+    pub started: u64,
 }
 
 /// Seals `source` into `temp`, then reads the segment back from the file, decodes and compares every block, and syncs.
@@ -164,7 +180,7 @@ pub struct SealReport {
 pub fn seal(
     source: &dyn BlockSource,
     temp: &TempFile,
-    models: &ModelStore,
+    library: &Library,
     options: &SealOptions<'_>,
 ) -> Result<SealReport, StoreError> {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -173,10 +189,10 @@ pub fn seal(
         .build()
         .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;
     if let Encoding::Packed(profile) = &options.encoding {
-        models.add_loaded(&profile.model);
+        library.models().add_loaded(&profile.model);
     }
     let report = pool.install(|| write(source, temp, options))?;
-    pool.install(|| compare(source, temp, models, options))?;
+    pool.install(|| compare(source, temp, library, options))?;
     temp.file()
         .sync_all()
         .map_err(StoreError::io("temporary segment"))?;
@@ -194,22 +210,47 @@ fn write(
         logical: source.len(),
         ..SealReport::default()
     };
+    let (run, primer) = match options.encoding {
+        Encoding::Fresh => (KeyRun::NONE, None),
+        Encoding::Packed(_) => (options.key_run, options.primer.as_ref()),
+    };
+    let count = block_count(source, options);
+    let mut starting = Starting::new(run, primer, count, &mut writer)?;
     for_each_batch(source, options, |batch| {
-        let encoded: Vec<_> = batch
-            .par_iter()
-            .map(|&block| {
-                let data = read_block(source, options, block)?;
-                let zero = data.iter().all(|&b| b == 0);
-                let encoded = (!zero).then(|| options.encoding.encode(&data));
+        let mut rest = batch;
+        while let Some((&first, others)) = rest.split_first() {
+            starting.enter(first);
+            let (number, state) = starting.now();
+            if starting.is_key(first) {
+                let data = read_block(source, options, first)?;
+                if data.iter().any(|&b| b != 0) {
+                    let encoded = options.encoding.encode_key(&data, state);
+                    let entry = writer.push_from(first, &encoded, number)?;
+                    report.count(&encoded);
+                    starting.add(&mut writer, &entry, &data)?;
+                }
                 note_progress(options, data.len());
-                Ok(encoded)
-            })
-            .collect::<Result<_, StoreError>>()?;
-        for (&block, encoded) in batch.iter().zip(&encoded) {
-            if let Some(encoded) = encoded {
-                writer.push(block, encoded)?;
-                report.blocks[encoded.codec as usize] += 1;
+                rest = others;
+                continue;
             }
+            let (now, later) = rest.split_at(rest.partition_point(|&b| starting.has(b)));
+            let encoded: Vec<_> = now
+                .par_iter()
+                .map(|&block| {
+                    let data = read_block(source, options, block)?;
+                    let zero = data.iter().all(|&b| b == 0);
+                    let encoded = (!zero).then(|| options.encoding.encode(&data, state));
+                    note_progress(options, data.len());
+                    Ok(encoded)
+                })
+                .collect::<Result<_, StoreError>>()?;
+            for (&block, encoded) in now.iter().zip(&encoded) {
+                if let Some(encoded) = encoded {
+                    writer.push_from(block, encoded, number)?;
+                    report.count(encoded);
+                }
+            }
+            rest = later;
         }
         Ok(())
     })?;
@@ -223,7 +264,7 @@ fn write(
 fn compare(
     source: &dyn BlockSource,
     temp: &TempFile,
-    models: &ModelStore,
+    library: &Library,
     options: &SealOptions<'_>,
 ) -> Result<(), StoreError> {
     let segment = Segment::open(Arc::clone(temp.file()) as Arc<dyn Storage>)?;
@@ -237,7 +278,7 @@ fn compare(
             let same = match segment.entry(block)? {
                 Some(entry) => {
                     seen.fetch_add(1, Ordering::Relaxed);
-                    decode_entry(&segment, block, &entry, models).is_ok_and(|got| got == expected)
+                    decode_entry(&segment, block, &entry, library).is_ok_and(|got| got == expected)
                 }
                 None => expected.iter().all(|&b| b == 0),
             };
@@ -313,11 +354,17 @@ fn note_progress(options: &SealOptions<'_>, bytes: usize) {
 }
 
 impl SealReport {
+    fn count(&mut self, block: &Encoded) {
+        self.blocks[block.codec as usize] += 1;
+        self.started += u64::from(block.started);
+    }
+
     /// Adds another file's figures.
     pub fn add(&mut self, other: &SealReport) {
         self.logical += other.logical;
         self.stored += other.stored;
         self.holes += other.holes;
+        self.started += other.started;
         for codec in CodecId::ALL {
             self.blocks[codec as usize] += other.blocks[codec as usize];
         }
@@ -384,6 +431,8 @@ mod tests {
         SealOptions {
             block_size: 1 << 14,
             encoding: Encoding::Fresh,
+            key_run: KeyRun::default(),
+            primer: None,
             jobs,
             progress: None,
             cancel: None,
@@ -396,14 +445,14 @@ mod tests {
         options: &SealOptions<'_>,
     ) -> (TempFile, Result<SealReport, StoreError>) {
         let temp = TempFile::create_in(File::open(dir).unwrap().as_fd(), "t").unwrap();
-        let report = seal(source, &temp, &ModelStore::new(None), options);
+        let report = seal(source, &temp, &Library::default(), options);
         (temp, report)
     }
 
     #[test]
     fn sealed_bytes_read_back_for_any_length_and_thread_count() {
         let dir = tempfile::tempdir().unwrap();
-        let models = ModelStore::new(None);
+        let library = Library::default();
         let mut streams = Vec::new();
         for jobs in [1, 2, 5] {
             for len in [0, 1, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 400_000] {
@@ -413,7 +462,8 @@ mod tests {
                 assert_eq!(report.logical, len as u64);
                 assert_eq!(report.stored, temp.file().metadata().unwrap().len());
                 let reader =
-                    SegmentReader::from_file(Arc::clone(temp.file()), dir.path(), &models).unwrap();
+                    SegmentReader::from_file(Arc::clone(temp.file()), dir.path(), &library)
+                        .unwrap();
                 let mut got = vec![0; len];
                 reader.read_at(&mut got, 0).unwrap();
                 assert!(got == data, "{len} bytes with {jobs} jobs");
@@ -442,8 +492,8 @@ mod tests {
         let report = report.unwrap();
         assert_eq!(report.blocks.iter().sum::<u64>(), 1);
         assert!(report.stored < 200, "{report:?}");
-        let models = ModelStore::new(None);
-        let reader = SegmentReader::from_file(Arc::clone(temp.file()), &path, &models).unwrap();
+        let library = Library::default();
+        let reader = SegmentReader::from_file(Arc::clone(temp.file()), &path, &library).unwrap();
         let mut got = vec![1; 32];
         reader.read_at(&mut got, (50 << 20) - 16).unwrap();
         assert_eq!(&got, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0in the middle\0\0\0");
@@ -480,10 +530,10 @@ mod tests {
         let (temp, report) = seal_in(dir.path(), &Bytes::new(sample(40_000)), &options(1));
         let mut bytes = vec![0; report.unwrap().stored as usize];
         temp.file().read_exact_at(&mut bytes, 0).unwrap();
-        let (path, models) = (dir.path().join("s.vortex"), ModelStore::new(None));
+        let (path, library) = (dir.path().join("s.vortex"), Library::default());
         let check = |bytes: &[u8]| {
             File::create(&path).unwrap().write_all(bytes).unwrap();
-            crate::store::verify_segment(&path, &models, &|_| {}).unwrap()
+            crate::store::verify_segment(&path, &library, &|_| {}).unwrap()
         };
         assert_eq!(check(&bytes).findings, []);
         for at in 0..bytes.len() {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::decode::decode_payload;
 use super::error::StoreError;
-use super::models::ModelStore;
-use super::reader::decode_payload;
-use crate::segment::{self, BlockEntry, Finding, Part, Report, Severity, Storage};
+use super::library::Library;
+use crate::segment::{self, BlockEntry, Finding, Part, Report, Segment, Severity, Starts, Storage};
 
 /// Payloads that are read before they are decoded in parallel.
 const BATCH: usize = 32;
@@ -17,21 +17,30 @@ const BATCH: usize = 32;
 /// Reads and decodes everything in the segment at `path` and reports what is damaged. `progress` is called with decoded bytes.
 ///
 /// # Errors
-/// I/O errors, and models that are missing or do not load, which are no damage of this segment.
+/// I/O errors, and models or primers that are missing or do not load, which are no damage of this segment.
 pub fn verify_segment(
     path: &Path,
-    models: &ModelStore,
+    library: &Library,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, StoreError> {
     let file = File::open(path).map_err(StoreError::io(path))?;
     let storage: Arc<dyn Storage> = Arc::new(file);
+    // If it does not open, the check says why and decodes nothing.
+    let starts = Segment::open(Arc::clone(&storage))
+        .map(|s| Arc::clone(s.starts()))
+        .unwrap_or_default();
+    let source = Source {
+        storage: &*storage,
+        starts: &starts,
+        library,
+    };
     let mut batch: Vec<(u64, BlockEntry, Vec<u8>)> = Vec::with_capacity(BATCH);
     let mut found: Vec<Finding> = Vec::new();
     let mut failed = None;
-    let checked = segment::check(storage, |block, entry, payload| {
+    let checked = segment::check(Arc::clone(&storage), |block, entry, payload| {
         batch.push((block, *entry, payload));
         if batch.len() == BATCH && failed.is_none() {
-            match decode_batch(&batch, models, progress) {
+            match decode_batch(&batch, &source, progress) {
                 Ok(more) => found.extend(more),
                 Err(e) => failed = Some(e),
             }
@@ -46,21 +55,35 @@ pub fn verify_segment(
     if let Some(e) = failed {
         return Err(e);
     }
-    found.extend(decode_batch(&batch, models, progress)?);
+    found.extend(decode_batch(&batch, &source, progress)?);
     report.findings.extend(found);
     report.findings.sort_by_key(|f| f.blocks.start);
     Ok(report)
 }
 
+/// Where payloads come from, and what they need.
+struct Source<'a> {
+    storage: &'a dyn Storage,
+    starts: &'a Starts,
+    library: &'a Library,
+}
+
 fn decode_batch(
     batch: &[(u64, BlockEntry, Vec<u8>)],
-    models: &ModelStore,
+    source: &Source<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Finding>, StoreError> {
     let results: Vec<Option<Finding>> = batch
         .par_iter()
         .map(|(block, entry, payload)| {
-            let result = decode_payload(*block, entry, payload, models);
+            let result = decode_payload(
+                source.storage,
+                source.starts,
+                *block,
+                entry,
+                payload,
+                source.library,
+            );
             progress(u64::from(entry.decoded_len));
             match result {
                 Ok(_) => Ok(None),

@@ -123,7 +123,9 @@ pub fn with_file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
 pub fn with_segment(content: &[u8]) -> (TempDir, PathBuf) {
     let (dir, path) = with_file("a.dat", content);
     run(
-        vortex_compress().args(["--block-size", "16K"]).arg(&path),
+        vortex_compress()
+            .args(["--block-size", "16K", "--key-blocks", "0"])
+            .arg(&path),
         GOOD,
     );
     (dir, with_suffix(&path))
@@ -132,7 +134,7 @@ pub fn with_segment(content: &[u8]) -> (TempDir, PathBuf) {
 /// A directory with one segment in it, encoded fast: for content that is too long for the dev profile's neural codec.
 pub fn with_fresh_segment(content: &[u8]) -> (TempDir, PathBuf) {
     use std::os::fd::AsFd;
-    use vortex_fs::store::{Encoding, ModelStore, PlainFile, SealOptions, TempFile, seal};
+    use vortex_fs::store::{Encoding, KeyRun, Library, PlainFile, SealOptions, TempFile, seal};
     let (dir, path) = with_file("a.dat", content);
     let folder = fs::File::open(dir.path()).unwrap();
     let temp = TempFile::create_in(folder.as_fd(), "").unwrap();
@@ -140,11 +142,13 @@ pub fn with_fresh_segment(content: &[u8]) -> (TempDir, PathBuf) {
     let options = SealOptions {
         block_size: 1 << 16,
         encoding: Encoding::Fresh,
+        key_run: KeyRun::NONE,
+        primer: None,
         jobs: 1,
         progress: None,
         cancel: None,
     };
-    seal(&source, &temp, &ModelStore::new(None), &options).unwrap();
+    seal(&source, &temp, &Library::default(), &options).unwrap();
     temp.rename_to(folder.as_fd(), "a.dat.vortex".as_ref())
         .unwrap();
     fs::remove_file(&path).unwrap();
@@ -219,7 +223,7 @@ pub fn segment_that_needs(model: &[u8], content: &[u8], path: &Path) {
         .open(path)
         .unwrap();
     let loaded = Arc::new(engine::Model::from_bytes(model).unwrap());
-    let mut block = codec::encode_packed(content, &loaded);
+    let mut block = codec::encode_packed(content, Some(&loaded), None);
     assert_eq!(block.codec, codec::CodecId::Neural);
     block.model = Some(codec::ModelId::of(model));
     let mut writer = segment::SealedWriter::new(Arc::new(file), segment::DEFAULT_BLOCK).unwrap();

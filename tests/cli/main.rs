@@ -10,5 +10,6 @@ mod demo;
 mod full_disk;
 mod help;
 mod profiles;
+mod starts;
 mod stat;
 mod verify;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vortex_fs::codec::{self, CodecId, Encoded};
 use vortex_fs::fs::Outcome;
-use vortex_fs::store::{BlockSource, Encoding, SealOptions, seal};
+use vortex_fs::store::{BlockSource, Encoding, KeyRun, SealOptions, seal};
 
 use crate::ops::{Op, PATHS};
 use crate::world::{Check, World, data};
@@ -21,11 +21,13 @@ impl World {
         let options = SealOptions {
             block_size: 32 << 10,
             encoding: Encoding::Fresh,
+            key_run: KeyRun::NONE,
+            primer: None,
             jobs: 1,
             progress: None,
             cancel: None,
         };
-        seal(&snapshot, &temp, self.fs().archive().models(), &options)
+        seal(&snapshot, &temp, self.fs().archive().library(), &options)
             .map_err(|e| e.to_string())?;
         let outcome = self
             .fs()

@@ -7,7 +7,7 @@ use vortex_fs::segment::{
 };
 
 use crate::faulty::{Epoch, Event, Fault, Faulty, epochs};
-use crate::support::{BS, Content, content, of, put, raw, read_back};
+use crate::support::{BS, Content, content, keyed, of, put, raw, read_back};
 
 /// One change to a segment.
 type Step = fn(&mut Segment) -> Result<()>;
@@ -44,6 +44,15 @@ const LARGE: &[&[Step]] = &[
         |s| put(s, 1, &[4; 99]),
         |s| s.set_logical_size(u64::from(BS) + 99),
     ],
+];
+
+/// What happens to blocks that others start from.
+const KEYED: &[&[Step]] = &[
+    &[|s| put(s, 0, b"first")],
+    &[|s| s.set_entry(1, None), |s| put(s, 6, b"cold now")],
+    &[|s| s.set_logical_size(2 * u64::from(BS) + 4)],
+    &[|s| s.set_logical_size(0)],
+    &[|s| put(s, 0, b"last"), |s| s.set_logical_size(4)],
 ];
 
 /// Runs a workload; the history says after which sync which content must be there.
@@ -166,6 +175,26 @@ fn every_crash_while_a_sealed_segment_becomes_live_leaves_its_content() {
         });
     }
     assert!(crashes > 50);
+}
+
+#[test]
+fn every_crash_while_key_blocks_are_overwritten_keeps_what_starts_from_them() {
+    let storage = Arc::new(Faulty::default());
+    keyed(storage.clone());
+    storage.sync_data().unwrap();
+    let want = read_back(storage.clone()).unwrap();
+    storage.say(Event::Durable(want));
+    let mut segment = Segment::open(storage.clone()).unwrap();
+    segment.make_live().unwrap();
+    run(&storage, &mut segment, KEYED);
+    let mut crashes = 0;
+    for epoch in epochs(&storage.events()).into_iter().skip(1) {
+        epoch.crashes(|left| {
+            crashes += 1;
+            survives(&epoch, left);
+        });
+    }
+    assert!(crashes > 20, "{crashes}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use vortex_fs::segment::{
     VERSION, check, peek,
 };
 
-use crate::support::{BS, Content, content, put, raw, read_back, with_model};
+use crate::support::{BS, Content, content, keyed, put, raw, read_back, with_model};
 
 /// A live segment of three commits, and its content.
 fn live() -> (Vec<u8>, Content) {
@@ -44,6 +44,24 @@ fn upgraded() -> (Vec<u8>, Content) {
     (storage.to_vec(), want)
 }
 
+/// A sealed segment with start states.
+fn started() -> (Vec<u8>, Content) {
+    let storage = Arc::new(MemStorage::default());
+    keyed(storage.clone());
+    (storage.to_vec(), read_back(storage).unwrap())
+}
+
+/// The same after it was made live and after some key blocks were overwritten and others made holes.
+fn overwritten() -> (Vec<u8>, Content) {
+    let storage = Arc::new(MemStorage::new(started().0));
+    let mut segment = Segment::open(storage.clone()).unwrap();
+    segment.make_live().unwrap();
+    put(&mut segment, 0, b"new").unwrap();
+    segment.set_entry(1, None).unwrap();
+    segment.commit().unwrap();
+    (storage.to_vec(), content(&segment).unwrap())
+}
+
 /// Does everything that can be done with a file; whatever it holds, nothing may panic.
 fn exercise(bytes: Vec<u8>) -> Option<Content> {
     let storage = Arc::new(MemStorage::new(bytes));
@@ -65,7 +83,7 @@ fn exercise(bytes: Vec<u8>) -> Option<Content> {
 
 #[test]
 fn every_truncation_gives_an_error_or_the_right_content() {
-    for (bytes, want) in [live(), sealed(), upgraded()] {
+    for (bytes, want) in [live(), sealed(), upgraded(), started(), overwritten()] {
         // A file of length zero is an empty segment by definition.
         for len in 1..bytes.len() {
             let found = exercise(bytes[..len].to_vec());
@@ -81,7 +99,7 @@ fn every_truncation_gives_an_error_or_the_right_content() {
 
 #[test]
 fn every_changed_bit_gives_an_error_or_the_right_content_and_check_names_what_is_lost() {
-    for (bytes, want) in [live(), sealed(), upgraded()] {
+    for (bytes, want) in [live(), sealed(), upgraded(), started(), overwritten()] {
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -171,14 +189,14 @@ fn a_segment_that_was_sealed_is_not_empty_because_its_root_slots_are_zeros() {
 fn an_entry_beyond_the_logical_size_is_refused() {
     let page = |size| {
         let mut page = vec![1, 0, 80, 7];
-        page.extend([0xf9, 0x7f, 0, 0, 0]);
+        page.extend([0xf9, 0x7f, 0, 0, 0, 0]);
         page.extend(crc32c::crc32c(b"payload").to_le_bytes());
         page.extend(crc32c::crc32c(b"payload").to_le_bytes());
         read_back(Arc::new(MemStorage::new(forge_sealed(
             size,
             b"payload",
             &page,
-            &[],
+            &[0],
         ))))
     };
     assert_eq!(page(7).unwrap().blocks[&0], b"payload");
@@ -287,17 +305,12 @@ fn forge_header(form: u8, log2: u8, a: u64, b: u64, len: u32, crc: u32) -> Vec<u
     out
 }
 
-/// A sealed segment with this index page and directory after `payload`, all checksums sound.
-fn forge_sealed(
-    logical_size: u64,
-    payload: &[u8],
-    page: &[u8],
-    directory_after_models: &[u8],
-) -> Vec<u8> {
+/// A sealed segment with this index page and table of start states after `payload`, all checksums sound.
+fn forge_sealed(logical_size: u64, payload: &[u8], page: &[u8], starts: &[u8]) -> Vec<u8> {
     let page_at = HEADER_LEN + payload.len();
     let mut directory = vec![1];
     directory.extend([7; 16]);
-    directory.extend(directory_after_models);
+    directory.extend(starts);
     directory.push(0);
     directory.push(page_at as u8);
     directory.push(page.len() as u8);
@@ -364,21 +377,21 @@ proptest! {
         directory in proptest::collection::vec(any::<u8>(), 0..8)
     ) {
         exercise(forge_sealed(size, b"payload", &page, &directory));
-        exercise(forge_sealed(size, b"payload", &page, &[]));
+        exercise(forge_sealed(size, b"payload", &page, &[0]));
     }
 
     #[test]
     fn forged_entries_never_panic(
         size in 0..1u64 << 26, gap in 0..3u8, offset in 0..120u8, len in 0..20u8, missing in 0..20u8, hidden in 0..3u8,
-        codec in 0..4u8, model in 0..3u8, crcs: [u8; 8], right: bool
+        codec in 0..4u8, model in 0..3u8, start in 0..3u8, crcs: [u8; 8], right: bool
     ) {
-        let mut page = vec![1, gap, offset, len, missing, hidden, codec, model];
+        let mut page = vec![1, gap, offset, len, missing, hidden, codec, model, start];
         page.extend(crcs);
         if right {
             let at = usize::from(offset / 2).saturating_sub(HEADER_LEN).min(7);
             let payload = &b"payload"[at..(at + usize::from(len)).min(7)];
-            page[8..12].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+            page[9..13].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
         }
-        exercise(forge_sealed(size, b"payload", &page, &[]));
+        exercise(forge_sealed(size, b"payload", &page, &[0]));
     }
 }

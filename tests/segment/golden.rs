@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vortex_fs::segment::{Form, MemStorage, SealedWriter, Segment, Severity, check};
 
-use crate::support::{BS, Content, content, put, raw};
+use crate::support::{BS, Content, content, keyed, put, raw, read_back};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -78,10 +78,36 @@ fn golden_segments_hold_what_they_always_held() {
     }
 }
 
+fn started() -> Vec<u8> {
+    let storage = Arc::new(MemStorage::default());
+    keyed(storage.clone());
+    storage.to_vec()
+}
+
+#[test]
+fn golden_start_states_are_what_they_always_were() {
+    let kept = fs::read(golden("started.vortex")).unwrap();
+    assert!(
+        kept == started(),
+        "started.vortex is no longer written as it was"
+    );
+    let storage = Arc::new(MemStorage::new(kept));
+    assert_eq!(Segment::open(storage.clone()).unwrap().starts().len(), 3);
+    let found = read_back(storage).unwrap();
+    assert_eq!(
+        (found.blocks.len(), &found.blocks[&6][..]),
+        (7, &b"primed"[..])
+    );
+}
+
 #[test]
 #[ignore = "run by hand once for each version of the format; it never replaces a file"]
 fn write_golden_segments() {
-    for (name, bytes) in [("live.vortex", live()), ("sealed.vortex", sealed())] {
+    for (name, bytes) in [
+        ("live.vortex", live()),
+        ("sealed.vortex", sealed()),
+        ("started.vortex", started()),
+    ] {
         let path = golden(name);
         if !path.exists() {
             fs::write(path, bytes).unwrap();

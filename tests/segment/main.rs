@@ -7,4 +7,5 @@ mod document;
 mod faulty;
 mod golden;
 mod model;
+mod starts;
 mod support;

@@ -26,6 +26,9 @@ pub fn store_failure(path: &Path, error: &StoreError) -> CliError {
         StoreError::MissingModel(id) => CliError::failed(format!("model {id} is needed and not here"))
             .on(path)
             .remedy("name its file with --profile FILE.safetensors, or copy that into .vortex/models of the archive"),
+        StoreError::MissingPrimer(id) => CliError::failed(format!("primer {id} is needed and not here"))
+            .on(path)
+            .remedy("name a file with its bytes with --primer FILE, or copy its file into .vortex/primers of the archive"),
         damage if damage.is_damage() => {
             CliError::damaged(damage.to_string()).on(path).remedy(DAMAGE_REMEDY)
         }

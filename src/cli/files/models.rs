@@ -1,16 +1,19 @@
-//! Where a file's models come from: built in, in the archive around the file, or named by the user.
+//! Where a file's models and primers come from: built in, in the archive around the file, or named by the user.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::with_path;
 use crate::cli::CliError;
-use crate::store::{Access, Archive, ModelStore, Profile};
+use crate::codec::PrimerId;
+use crate::store::{Access, Archive, Library, MAX_PRIMER, Profile};
 
-/// The models within reach of a file. Holds the archive's lock if it was opened for writing.
+/// The models and primers within reach of a file. Holds the archive's lock if it was opened for writing.
 #[derive(Debug)]
 pub struct Models {
     archive: Option<Archive>,
-    outside: ModelStore,
+    outside: Library,
 }
 
 impl Models {
@@ -19,7 +22,7 @@ impl Models {
     pub fn built_in() -> Models {
         Models {
             archive: None,
-            outside: ModelStore::new(None),
+            outside: Library::default(),
         }
     }
 
@@ -45,7 +48,7 @@ impl Models {
     pub fn with_profile(self, profile: Option<&str>) -> Result<Models, CliError> {
         if let Some(name) = profile {
             let profile = self.profile(name)?;
-            self.store().add_loaded(&profile.model);
+            self.library().models().add_loaded(&profile.model);
         }
         Ok(self)
     }
@@ -55,7 +58,8 @@ impl Models {
     /// # Errors
     /// It can not be found or read, or is no model.
     pub fn profile(&self, name: &str) -> Result<Profile, CliError> {
-        self.store()
+        self.library()
+            .models()
             .profile(name)
             .map_err(with_path(Path::new(name)))
     }
@@ -74,10 +78,35 @@ impl Models {
         }
     }
 
+    /// Also offers the primer whose bytes are in a file, or the last of them if there are more than a primer has.
+    ///
+    /// # Errors
+    /// The file can not be read, or is empty.
+    pub fn with_primer(self, file: Option<&Path>) -> Result<Models, CliError> {
+        if let Some(path) = file {
+            self.library().primers().offer(&primer_bytes(path)?);
+        }
+        Ok(self)
+    }
+
+    /// Makes the bytes in a file, or the last of them, a primer of the archive, if there is one.
+    ///
+    /// # Errors
+    /// The file can not be read, or is empty; the archive can not be written to.
+    pub fn add_primer(&self, path: &Path) -> Result<PrimerId, CliError> {
+        let bytes = primer_bytes(path)?;
+        self.library()
+            .primers()
+            .add(&bytes)
+            .map_err(with_path(path))
+    }
+
     /// All of them.
     #[must_use]
-    pub fn store(&self) -> &ModelStore {
-        self.archive.as_ref().map_or(&self.outside, Archive::models)
+    pub fn library(&self) -> &Library {
+        self.archive
+            .as_ref()
+            .map_or(&self.outside, Archive::library)
     }
 
     /// The archive, if the file is in one.
@@ -85,4 +114,20 @@ impl Models {
     pub fn archive(&self) -> Option<&Archive> {
         self.archive.as_ref()
     }
+}
+
+fn primer_bytes(path: &Path) -> Result<Vec<u8>, CliError> {
+    let fail = |e: io::Error| CliError::io(path, &e);
+    let mut file = File::open(path).map_err(fail)?;
+    let len = file.metadata().map_err(fail)?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(MAX_PRIMER as u64)))
+        .map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_PRIMER as u64)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
+    if bytes.is_empty() {
+        return Err(CliError::failed("is empty, so it is no primer").on(path));
+    }
+    Ok(bytes)
 }

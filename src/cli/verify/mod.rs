@@ -20,7 +20,7 @@ const TRIES: usize = 5;
 /// Read and check segments or whole archives, and name every damaged block
 ///
 /// Every checksum is checked and every block is decoded. Plain files have no checksums: they are read to the end. Models
-/// stored in an archive are checked against their names. Exit code 2 if anything is damaged. An archive may
+/// and primers stored in an archive are checked against their names. Exit code 2 if anything is damaged. An archive may
 /// be mounted meanwhile.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// A model file that the segments need, if it is neither built in nor in the archive
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<String>,
+    /// The bytes of a primer that the segments need, if it is not in the archive
+    #[arg(long, value_name = "FILE")]
+    primer: Option<PathBuf>,
     /// Worker threads; one for each processor unless given
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -98,7 +101,9 @@ type Targets = (Models, Vec<Found>, Vec<CliError>);
 /// The files that a path given by the user stands for, and the models that they may need.
 fn targets(path: &Path, args: &Args) -> Result<Targets, CliError> {
     let metadata = std::fs::metadata(path).map_err(|e| CliError::io(path, &e))?;
-    let models = Models::around(path, Access::Read)?.with_profile(args.profile.as_deref())?;
+    let models = Models::around(path, Access::Read)?
+        .with_profile(args.profile.as_deref())?
+        .with_primer(args.primer.as_deref())?;
     if metadata.is_dir() {
         let (files, failures) = walk(path);
         return Ok((models, files, failures));
@@ -160,7 +165,7 @@ fn check_segment(path: &Path, models: &Models, progress: &Progress) -> Result<Ch
     let mut tries = 0;
     loop {
         let before = look()?;
-        let result = verify_segment(path, models.store(), &|bytes| progress.add(bytes));
+        let result = verify_segment(path, models.library(), &|bytes| progress.add(bytes));
         tries += 1;
         match result {
             Ok(report) if report.is_sound() => return Ok(Checked::of_report(&report)),
@@ -205,7 +210,7 @@ fn is_medium_error(code: Option<i32>) -> bool {
     code == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-/// Loads every model of the archive that `path` is the root of, which checks it against its name.
+/// Loads every model and primer of the archive that `path` is the root of, which checks it against its name.
 fn check_models(
     path: &Path,
     models: &Models,
@@ -219,8 +224,13 @@ fn check_models(
     else {
         return Ok(());
     };
-    let stored = match archive.models().stored() {
-        Ok(stored) => stored,
+    let primers = archive.library().primers();
+    let listed = archive
+        .models()
+        .stored()
+        .and_then(|models| Ok((models, primers.stored()?)));
+    let (stored, primed) = match listed {
+        Ok(listed) => listed,
         Err(error) => {
             outcomes.push(report.take(
                 path.to_owned(),
@@ -234,17 +244,27 @@ fn check_models(
         let path = archive
             .root()
             .join(format!(".vortex/models/{id}.safetensors"));
-        let checked = match archive.models().get(id) {
-            Ok(_) => Checked::Sound {
-                bytes: 0,
-                notes: Vec::new(),
-            },
-            Err(error @ StoreError::BadModel { .. }) => {
-                Checked::Damaged(vec![Part::of_file(error.to_string())])
-            }
-            Err(error) => Checked::Failed(store_failure(&path, &error)),
-        };
+        let checked = checked(&path, archive.models().get(id).map(drop));
+        outcomes.push(report.take(path, checked, json)?);
+    }
+    for id in primed {
+        let path = archive.root().join(format!(".vortex/primers/{id}"));
+        let checked = checked(&path, primers.load(id).map(drop));
         outcomes.push(report.take(path, checked, json)?);
     }
     Ok(())
+}
+
+/// What became of a model or primer that was loaded.
+fn checked(path: &Path, loaded: Result<(), StoreError>) -> Checked {
+    match loaded {
+        Ok(()) => Checked::Sound {
+            bytes: 0,
+            notes: Vec::new(),
+        },
+        Err(error @ (StoreError::BadModel { .. } | StoreError::BadPrimer { .. })) => {
+            Checked::Damaged(vec![Part::of_file(error.to_string())])
+        }
+        Err(error) => Checked::Failed(store_failure(path, &error)),
+    }
 }

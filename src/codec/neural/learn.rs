@@ -68,7 +68,7 @@ fn learn_start_state() {
         if block.len() < 4096 {
             continue;
         }
-        let size = encode(block, None).len();
+        let size = encode(block, None, None).len();
         println!("{} {:.4}", path.display(), size as f64 / block.len() as f64);
         SCRATCH.with_borrow(|s| {
             let p = s.as_ref().expect("just used");

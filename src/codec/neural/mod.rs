@@ -5,6 +5,7 @@
 //! damaged payload are the caller's checksum to find. Layout: docs/CODEC.md.
 
 mod apm;
+mod base;
 mod coder;
 mod contexts;
 mod header;
@@ -28,6 +29,7 @@ mod tests;
 
 use std::cell::RefCell;
 
+pub use base::Start;
 use coder::{BitCoder, BitDecoder, BitEncoder};
 pub use net::Net;
 use plan::Plan;
@@ -54,6 +56,9 @@ pub enum NeuralError {
     /// Bytes are left over after the block.
     #[error("neural payload has trailing bytes")]
     Trailing,
+    /// The payload was coded from another start state than the one given, or one is needed and none is given.
+    #[error("neural payload was coded from another start state")]
+    Start,
 }
 
 thread_local! {
@@ -61,8 +66,12 @@ thread_local! {
     static SCRATCH: RefCell<Option<Box<Predictor>>> = const { RefCell::new(None) };
 }
 
-/// Encodes `data`, with a network in a few lanes, without one in a single lane.
-pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>) -> Vec<u8> {
+/// Encodes `data`, with a network in a few lanes, without one in a single lane; from `start`, if given, and then without a
+/// network.
+pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+    if let Some(payload) = start.and_then(|start| base::encode(data, start)) {
+        return payload;
+    }
     let plan = Plan::find(data, net.is_some());
     let mut out = Vec::with_capacity(data.len() / 4 + 16);
     header::write(&plan, net.is_some(), &mut out);
@@ -83,7 +92,7 @@ pub fn needs_net(payload: &[u8], len: usize) -> Result<bool, NeuralError> {
 }
 
 /// Decodes a payload of [`encode`] into the `len` bytes that it was made from. A network is ignored if the payload was made
-/// without one.
+/// without one, and `start` if it was made without a start state.
 ///
 /// # Errors
 /// Any [`NeuralError`]; a damaged payload may also decode to wrong bytes.
@@ -91,7 +100,11 @@ pub fn decode(
     payload: &[u8],
     len: usize,
     net: Option<&mut dyn Net>,
+    start: Option<&Start>,
 ) -> Result<Vec<u8>, NeuralError> {
+    if base::is_started(payload) {
+        return base::decode(payload, len, start);
+    }
     let (plan, needed, bits) = header::read(payload, len)?;
     if needed && net.is_none() {
         return Err(NeuralError::Net);

@@ -45,8 +45,11 @@ fn text(n: usize) -> Vec<u8> {
 }
 
 fn round_trip(data: &[u8]) -> usize {
-    let payload = encode(data, None);
-    assert_eq!(decode(&payload, data.len(), None).as_deref(), Ok(data));
+    let payload = encode(data, None, None);
+    assert_eq!(
+        decode(&payload, data.len(), None, None).as_deref(),
+        Ok(data)
+    );
     payload.len()
 }
 
@@ -76,32 +79,35 @@ fn noise_costs_next_to_nothing_more() {
 #[test]
 fn damage_never_panics() {
     let data = records(50);
-    let payload = encode(&data, None);
+    let payload = encode(&data, None, None);
     for i in 0..payload.len() {
-        let _ = decode(&payload[..i], data.len(), None);
+        let _ = decode(&payload[..i], data.len(), None, None);
         for flip in [1u8, 2, 4, 8, 16, 32, 64, 128, 255] {
             let mut bad = payload.clone();
             bad[i] ^= flip;
-            if let Ok(out) = decode(&bad, data.len(), None) {
+            if let Ok(out) = decode(&bad, data.len(), None, None) {
                 assert_eq!(out.len(), data.len());
             }
         }
     }
     let mut long = payload.clone();
     long.extend_from_slice(&[1; 16]);
-    assert_eq!(decode(&long, data.len(), None), Err(NeuralError::Trailing));
+    assert_eq!(
+        decode(&long, data.len(), None, None),
+        Err(NeuralError::Trailing)
+    );
 }
 
 #[test]
 fn threads_agree() {
     let data = records(3000);
-    let expected = encode(&data, None);
+    let expected = encode(&data, None, None);
     let all: Vec<_> = (0..4)
         .map(|i| {
             let data = data.clone();
             std::thread::spawn(move || {
-                let _ = encode(&noise(1000 * i, 9), None);
-                encode(&data, None)
+                let _ = encode(&noise(1000 * i, 9), None, None);
+                encode(&data, None, None)
             })
         })
         .collect();
@@ -155,19 +161,22 @@ fn a_network_that_knows_makes_blocks_small() {
         data.push(x);
     }
     let mut net = Fake { lanes: 0, steps: 0 };
-    let payload = encode(&data, Some(&mut net));
+    let payload = encode(&data, Some(&mut net), None);
     assert!(net.lanes > 1);
     assert!(payload.len() * 12 < data.len(), "{}", payload.len());
     assert_eq!(needs_net(&payload, data.len()), Ok(true));
     assert_eq!(
-        decode(&payload, data.len(), Some(&mut net)).as_deref(),
+        decode(&payload, data.len(), Some(&mut net), None).as_deref(),
         Ok(&data[..])
     );
-    assert_eq!(decode(&payload, data.len(), None), Err(NeuralError::Net));
+    assert_eq!(
+        decode(&payload, data.len(), None, None),
+        Err(NeuralError::Net)
+    );
     for n in [0, 1, 2, 17, 2047, 2048, 5000] {
-        let payload = encode(&data[..n], Some(&mut net));
+        let payload = encode(&data[..n], Some(&mut net), None);
         assert_eq!(
-            decode(&payload, n, Some(&mut net)).as_deref(),
+            decode(&payload, n, Some(&mut net), None).as_deref(),
             Ok(&data[..n])
         );
     }
@@ -184,7 +193,7 @@ fn the_scalar_definition_gives_the_same_payload() {
         let mut coder = BitEncoder::new();
         lockstep::run_scalar(&mut p, &mut data.clone(), &mut coder).expect("encoding cannot fail");
         coder.finish(&mut out);
-        assert!(out == encode(&data, None));
+        assert!(out == encode(&data, None, None));
     }
 }
 
@@ -199,10 +208,10 @@ fn golden_payloads_decode() {
     };
     for (hex, data) in [(GOLDEN_TEXT, text(8)), (GOLDEN_RECORDS, records(60))] {
         assert_eq!(
-            decode(&unhex(hex), data.len(), None).as_deref(),
+            decode(&unhex(hex), data.len(), None, None).as_deref(),
             Ok(&data[..])
         );
-        assert_eq!(encode(&data, None), unhex(hex));
+        assert_eq!(encode(&data, None, None), unhex(hex));
     }
 }
 
@@ -215,7 +224,7 @@ fn print_golden_payloads() {
     for data in [text(8), records(60)] {
         println!(
             "{}",
-            encode(&data, None)
+            encode(&data, None, None)
                 .iter()
                 .map(|b| format!("{b:02x}"))
                 .collect::<String>()

@@ -73,6 +73,8 @@ fn busy(m: &Mounted, both_ways: bool) {
                 let options = SealOptions {
                     block_size: BLOCK as u32,
                     encoding: Encoding::Fresh,
+                    key_run: KeyRun::NONE,
+                    primer: None,
                     jobs: 1,
                     progress: None,
                     cancel: None,
@@ -81,7 +83,7 @@ fn busy(m: &Mounted, both_ways: bool) {
                 let outcome = if unpack {
                     super::super::convert::copy_out(&snapshot, &temp).unwrap();
                     m.fs.finish_unpack(snapshot, temp).unwrap()
-                } else if seal(&snapshot, &temp, m.fs.archive().models(), &options).is_ok() {
+                } else if seal(&snapshot, &temp, m.fs.archive().library(), &options).is_ok() {
                     m.fs.finish_repack(snapshot, temp).unwrap()
                 } else {
                     Outcome::Changed

@@ -8,6 +8,7 @@ mod durability;
 mod names;
 mod readonly;
 mod space;
+mod starts;
 mod swaps;
 
 use std::ffi::OsStr;
@@ -20,7 +21,7 @@ use rustix::fs::OFlags;
 
 use super::*;
 use crate::codec::Encoded;
-use crate::store::{Encoding, SealOptions, seal};
+use crate::store::{Encoding, KeyRun, SealOptions, seal};
 
 pub(super) const RDONLY: i32 = 0;
 pub(super) const RDWR: i32 = OFlags::RDWR.bits() as i32;
@@ -177,11 +178,13 @@ impl Mounted {
         let options = SealOptions {
             block_size: BLOCK as u32,
             encoding: Encoding::Fresh,
+            key_run: KeyRun::NONE,
+            primer: None,
             jobs: 1,
             progress: None,
             cancel: None,
         };
-        seal(snapshot, &temp, self.fs.archive().models(), &options).unwrap();
+        seal(snapshot, &temp, self.fs.archive().library(), &options).unwrap();
         temp
     }
 

@@ -1,0 +1,375 @@
+//! The table of start states: what blocks of a segment may be coded from.
+//!
+//! A state is named by its number, from 1; 0 is cold, the state that knows nothing. The payloads that the table names belong
+//! to it: they stay when the blocks that they were written for are overwritten or cut off, so that all blocks that
+//! start from them stay readable. Layout: docs/FORMAT.md, "Start states"; change both or neither.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::codec::{CodecId, PrimerId};
+
+use super::entry::BlockEntry;
+use super::wire::{Cursor, put_varint, put_zigzag};
+
+/// No table has more states.
+pub const MAX_STARTS: usize = 65535;
+
+/// No state is made of more blocks.
+pub const MAX_START_DEPTH: u8 = 16;
+
+/// Says in a record's first byte that it is a primer.
+const PRIMER: u8 = 0xff;
+
+/// Says in a record's first byte that the payload was coded from the state before.
+const FROM_PARENT: u8 = 0x40;
+
+/// How one start state is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartEntry {
+    /// The state after another and then one block's bytes.
+    Block {
+        /// The state before: an earlier one of the table, or 0 for cold.
+        parent: u16,
+        /// Where the bytes are. They were coded from `parent` or cold, and no model is needed.
+        payload: BlockEntry,
+    },
+    /// The state after the bytes of a primer.
+    Primer(PrimerId),
+}
+
+/// The start states of one opening of a segment. It never changes.
+#[derive(Debug, Clone, Default)]
+pub struct Starts {
+    id: u64,
+    entries: Vec<StartEntry>,
+    /// The payloads, start to end.
+    kept: BTreeMap<u64, u64>,
+}
+
+impl PartialEq for Starts {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Starts {}
+
+impl Starts {
+    /// A table of these states.
+    pub(super) fn new(entries: Vec<StartEntry>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let kept = payloads(&entries).map(|e| (e.range().start, e.range().end));
+        Starts {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            kept: kept.collect(),
+            entries,
+        }
+    }
+
+    /// A number that no other table of this process has, except that all empty ones may share theirs.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How state `number` is made; none for 0 and beyond the table.
+    #[must_use]
+    pub fn get(&self, number: u16) -> Option<&StartEntry> {
+        usize::from(number)
+            .checked_sub(1)
+            .and_then(|at| self.entries.get(at))
+    }
+
+    /// Number of states, cold not counted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether every block is cold.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All states, in the order of their numbers.
+    #[must_use]
+    pub fn entries(&self) -> &[StartEntry] {
+        &self.entries
+    }
+
+    /// The payloads that states are made of.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = &BlockEntry> {
+        payloads(&self.entries)
+    }
+
+    /// Whether the range is a payload of the table.
+    pub(super) fn keeps(&self, range: &Range<u64>) -> bool {
+        self.kept.get(&range.start) == Some(&range.end)
+    }
+
+    pub(super) fn encode(&self, block_size: u32, out: &mut Vec<u8>) {
+        put_varint(out, self.entries.len() as u64);
+        let mut next_offset = 0u64;
+        for entry in &self.entries {
+            match entry {
+                StartEntry::Primer(id) => {
+                    out.push(PRIMER);
+                    out.extend(id.0);
+                }
+                StartEntry::Block { parent, payload: e } => {
+                    let from_parent = if e.start == 0 { 0 } else { FROM_PARENT };
+                    out.push(e.codec as u8 | from_parent);
+                    put_varint(out, u64::from(*parent));
+                    put_zigzag(out, e.offset.wrapping_sub(next_offset) as i64);
+                    put_varint(out, u64::from(e.len));
+                    put_varint(out, u64::from(block_size.saturating_sub(e.decoded_len)));
+                    out.extend(e.payload_crc.to_le_bytes());
+                    out.extend(e.decoded_crc.to_le_bytes());
+                    next_offset = e.range().end;
+                }
+            }
+        }
+    }
+
+    /// Decodes the table of a segment; an error says what is impossible.
+    pub(super) fn decode(at: &mut Cursor<'_>, block_size: u32) -> Result<Self, &'static str> {
+        const SHORT: &str = "it ends inside a start state";
+        let count = at.varint().ok_or(SHORT)?;
+        if count > MAX_STARTS as u64 {
+            return Err("too many start states");
+        }
+        let mut checked = Builder::default();
+        let mut next_offset = 0u64;
+        for _ in 0..count {
+            let kind = at.u8().ok_or(SHORT)?;
+            if kind == PRIMER {
+                checked.push(StartEntry::Primer(PrimerId(at.array().ok_or(SHORT)?)))?;
+                continue;
+            }
+            let codec = CodecId::from_u8(kind & !FROM_PARENT).ok_or("unknown codec")?;
+            let parent = at
+                .varint()
+                .and_then(|p| u16::try_from(p).ok())
+                .ok_or("start state out of range")?;
+            let offset = at
+                .zigzag()
+                .and_then(|delta| next_offset.checked_add_signed(delta))
+                .ok_or("payload offset out of range")?;
+            let len = at.varint32().ok_or(SHORT)?;
+            let missing = at.varint32().ok_or(SHORT)?;
+            let decoded_len = block_size
+                .checked_sub(missing)
+                .ok_or("decoded length out of range")?;
+            let start = if kind & FROM_PARENT == 0 { 0 } else { parent };
+            if kind & FROM_PARENT != 0 && parent == 0 {
+                return Err("a cold block of a start state says that it is not");
+            }
+            let payload = BlockEntry {
+                offset,
+                len,
+                decoded_len,
+                visible_len: decoded_len,
+                codec,
+                model: None,
+                start,
+                payload_crc: at.u32().ok_or(SHORT)?,
+                decoded_crc: at.u32().ok_or(SHORT)?,
+            };
+            if let Some(reason) = payload.fault(block_size) {
+                return Err(reason);
+            }
+            next_offset = payload.range().end;
+            checked.push(StartEntry::Block { parent, payload })?;
+        }
+        Ok(checked.finish())
+    }
+}
+
+fn payloads(entries: &[StartEntry]) -> impl Iterator<Item = &BlockEntry> {
+    entries.iter().filter_map(|entry| match entry {
+        StartEntry::Block { payload, .. } => Some(payload),
+        StartEntry::Primer(_) => None,
+    })
+}
+
+/// A table in the making: every state is made of earlier ones, and of few of them.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    entries: Vec<StartEntry>,
+    depths: Vec<u8>,
+}
+
+impl Builder {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds a state and answers its number; an error says why there can be no such state.
+    pub(super) fn push(&mut self, entry: StartEntry) -> Result<u16, &'static str> {
+        let depth = match &entry {
+            StartEntry::Primer(_) => 0,
+            StartEntry::Block { parent, payload } => {
+                if payload.model.is_some() || payload.visible_len != payload.decoded_len {
+                    return Err("a start state is made of whole blocks that need no model");
+                }
+                if payload.start != 0 && payload.start != *parent {
+                    return Err("a block of a start state was coded from another one");
+                }
+                let before = match usize::from(*parent).checked_sub(1) {
+                    None => 0,
+                    Some(at) => *self
+                        .depths
+                        .get(at)
+                        .ok_or("a start state is made of a later one")?,
+                };
+                before + 1
+            }
+        };
+        if depth > MAX_START_DEPTH {
+            return Err("a start state is made of too many blocks");
+        }
+        if self.entries.len() >= MAX_STARTS {
+            return Err("a segment has at most 65535 start states");
+        }
+        self.entries.push(entry);
+        self.depths.push(depth);
+        Ok(self.entries.len() as u16)
+    }
+
+    /// The first `len` states as a table.
+    pub(super) fn finish_first(mut self, len: u16) -> Starts {
+        self.entries.truncate(len.into());
+        self.finish()
+    }
+
+    fn finish(self) -> Starts {
+        if self.entries.is_empty() {
+            return Starts::default();
+        }
+        Starts::new(self.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::MIN_BLOCK;
+    use proptest::prelude::*;
+
+    fn block(parent: u16, from_parent: bool, offset: u64) -> StartEntry {
+        StartEntry::Block {
+            parent,
+            payload: BlockEntry {
+                offset,
+                len: 5,
+                decoded_len: 9,
+                visible_len: 9,
+                codec: CodecId::Neural,
+                model: None,
+                start: if from_parent { parent } else { 0 },
+                payload_crc: 1,
+                decoded_crc: 2,
+            },
+        }
+    }
+
+    fn encode(entries: Vec<StartEntry>) -> Vec<u8> {
+        let mut raw = Vec::new();
+        Starts::new(entries).encode(MIN_BLOCK, &mut raw);
+        raw
+    }
+
+    fn decode(raw: &[u8]) -> Result<Starts, &'static str> {
+        let mut at = Cursor::new(raw);
+        let starts = Starts::decode(&mut at, MIN_BLOCK)?;
+        if at.is_empty() {
+            Ok(starts)
+        } else {
+            Err("bytes are left over")
+        }
+    }
+
+    fn chain(len: u16) -> Vec<StartEntry> {
+        (0..len).map(|n| block(n, n > 0, 40)).collect()
+    }
+
+    #[test]
+    fn tables_read_back_and_every_shortening_is_refused() {
+        let entries = vec![
+            StartEntry::Primer(PrimerId([7; 16])),
+            block(0, false, 40),
+            block(1, true, 1 << 40),
+            block(3, false, 50),
+            block(1, true, 60),
+        ];
+        let raw = encode(entries.clone());
+        assert_eq!(decode(&raw).unwrap().entries(), entries);
+        for len in 0..raw.len() {
+            assert!(decode(&raw[..len]).is_err(), "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn hostile_tables_are_refused() {
+        let bad: Vec<Vec<StartEntry>> = vec![
+            vec![block(1, true, 40)],
+            vec![block(0, false, 40), block(2, true, 60)],
+            vec![block(0, false, 40), block(3, false, 60), block(2, true, 80)],
+            chain(17),
+        ];
+        for entries in bad {
+            assert!(decode(&encode(entries.clone())).is_err(), "{entries:?}");
+        }
+        assert!(decode(&encode(chain(16))).is_ok());
+        let mut after_primer = vec![StartEntry::Primer(PrimerId([7; 16]))];
+        after_primer.extend((1..=16).map(|n| block(n, true, 40)));
+        assert!(decode(&encode(after_primer)).is_ok());
+        for raw in [
+            &[0xff, 0xff, 0x04][..],
+            &[1, 3],
+            &[1, 0x42, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0x80, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert!(decode(raw).is_err(), "{raw:?}");
+        }
+        for (offset, len, decoded_len) in [
+            (u64::MAX - 2, 5, 9),
+            (1 << 63, 5, 9),
+            (40, 1 << 20, 9),
+            (40, 5, 0),
+            (40, 5, MIN_BLOCK + 1),
+        ] {
+            let mut entry = block(0, false, offset);
+            if let StartEntry::Block { payload, .. } = &mut entry {
+                (payload.len, payload.decoded_len) = (len, decoded_len);
+            }
+            let mut raw = encode(vec![entry]);
+            if decoded_len > MIN_BLOCK {
+                // Saturates when it is written, so write it by hand.
+                raw = vec![1, 2, 0, 80, 5];
+                put_varint(&mut raw, u64::from(u32::MAX));
+                raw.extend([0; 8]);
+            }
+            assert!(decode(&raw).is_err(), "{offset} {len} {decoded_len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_decodes_is_sound(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(starts) = decode(&raw) {
+                let mut again = Vec::new();
+                starts.encode(MIN_BLOCK, &mut again);
+                prop_assert_eq!(again, raw);
+                for (at, entry) in starts.entries().iter().enumerate() {
+                    if let StartEntry::Block { parent, payload } = entry {
+                        prop_assert!(usize::from(*parent) <= at && payload.fault(MIN_BLOCK).is_none());
+                    }
+                }
+            }
+        }
+    }
+}

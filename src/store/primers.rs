@@ -1,0 +1,222 @@
+//! Primers: samples of a kind of files. A block that was coded from the state after a primer needs it to decode.
+//!
+//! A primer is named by the hash of its bytes, so its file, a sealed segment of one cold block that needs no model, is never
+//! changed, only added. It is checked against its name whenever it is read.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+
+use super::error::StoreError;
+use super::temp::TempFile;
+use crate::codec::{self, PrimerId};
+use crate::segment::{MAX_BLOCK, SealedWriter, Segment, Storage};
+
+/// Bytes of the largest primer.
+pub const MAX_PRIMER: usize = MAX_BLOCK as usize;
+
+/// Finds primers by id.
+#[derive(Debug)]
+pub struct PrimerStore {
+    dir: Option<OwnedFd>,
+    offered: Mutex<HashMap<PrimerId, Arc<[u8]>>>,
+}
+
+impl PrimerStore {
+    /// Primers of the archive directory `dir` (`.vortex/primers`), if there is one.
+    #[must_use]
+    pub fn new(dir: Option<OwnedFd>) -> Self {
+        PrimerStore {
+            dir,
+            offered: Mutex::default(),
+        }
+    }
+
+    /// Makes a primer known to [`PrimerStore::load`] without storing it. Of longer bytes, the last [`MAX_PRIMER`] count.
+    pub fn offer(&self, bytes: &[u8]) -> PrimerId {
+        let bytes = last(bytes);
+        let id = PrimerId::of(bytes);
+        self.offered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, bytes.into());
+        id
+    }
+
+    /// Stores a primer durably in the archive, if there is one and it is not there already, and makes it known. Of longer
+    /// bytes, the last [`MAX_PRIMER`] count.
+    ///
+    /// # Errors
+    /// I/O errors; `ReadBack` if it does not decode to its bytes.
+    pub fn add(&self, bytes: &[u8]) -> Result<PrimerId, StoreError> {
+        let bytes = last(bytes);
+        let id = self.offer(bytes);
+        let Some(dir) = &self.dir else {
+            return Ok(id);
+        };
+        let name = OsString::from(id.to_string());
+        let fail = || StoreError::io(path_of(id));
+        match fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) if self.read(id).is_ok_and(|found| found.is_some()) => return Ok(id),
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(fail()(e.into())),
+        }
+        let temp = TempFile::create_in(dir.as_fd(), "primer").map_err(fail())?;
+        let storage: Arc<dyn Storage> = Arc::clone(temp.file()) as Arc<dyn Storage>;
+        let mut writer = SealedWriter::new(Arc::clone(&storage), MAX_BLOCK)?;
+        if !bytes.is_empty() {
+            writer.push(0, &codec::encode_packed(bytes, None, None))?;
+        }
+        writer.finish(bytes.len() as u64)?;
+        if decode(storage, id)? != bytes {
+            return Err(StoreError::ReadBack { block: 0 });
+        }
+        let publish = || {
+            fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644))?;
+            temp.file().sync_all()?;
+            temp.rename_to(dir.as_fd(), &name)?;
+            Ok(fs::fsync(dir)?)
+        };
+        publish().map_err(fail())?;
+        Ok(id)
+    }
+
+    /// The bytes of a primer.
+    ///
+    /// # Errors
+    /// `MissingPrimer`, `BadPrimer` if its file is damaged, I/O errors.
+    pub fn load(&self, id: PrimerId) -> Result<Arc<[u8]>, StoreError> {
+        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = offered.get(&id) {
+            return Ok(Arc::clone(bytes));
+        }
+        drop(offered);
+        self.read(id)?
+            .map(Into::into)
+            .ok_or(StoreError::MissingPrimer(id))
+    }
+
+    /// Ids of the primers stored in the archive, in order.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn stored(&self) -> Result<Vec<PrimerId>, StoreError> {
+        let Some(dir) = &self.dir else {
+            return Ok(Vec::new());
+        };
+        let fail = |e: rustix::io::Errno| StoreError::io(".vortex/primers")(e.into());
+        let mut ids = Vec::new();
+        for entry in fs::Dir::read_from(dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_str().unwrap_or_default();
+            ids.extend(name.parse::<PrimerId>());
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The bytes in the archive's file, if there is one.
+    fn read(&self, id: PrimerId) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(dir) = &self.dir else {
+            return Ok(None);
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match fs::openat(dir, id.to_string(), flags, Mode::empty()).map_err(io::Error::from) {
+            Ok(fd) => decode(Arc::new(File::from(fd)), id).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io(path_of(id))(e)),
+        }
+    }
+}
+
+fn path_of(id: PrimerId) -> PathBuf {
+    Path::new(".vortex/primers").join(id.to_string())
+}
+
+/// What of these bytes is used as a primer.
+fn last(bytes: &[u8]) -> &[u8] {
+    bytes
+        .get(bytes.len().saturating_sub(MAX_PRIMER)..)
+        .unwrap_or_default()
+}
+
+/// The content of a primer's file, checked against its name.
+fn decode(storage: Arc<dyn Storage>, id: PrimerId) -> Result<Vec<u8>, StoreError> {
+    let bad = |reason: String| StoreError::BadPrimer { id, reason };
+    let segment = Segment::open(storage).map_err(|e| bad(e.to_string()))?;
+    let bytes = match segment.entry(0).map_err(|e| bad(e.to_string()))? {
+        Some(entry) if entry.start == 0 && entry.model.is_none() => {
+            let payload = segment
+                .read_payload(&entry)
+                .map_err(|e| bad(e.to_string()))?;
+            codec::decode(
+                entry.codec,
+                None,
+                &payload,
+                entry.decoded_len as usize,
+                None,
+            )
+            .map_err(|e| bad(e.to_string()))?
+        }
+        Some(_) => return Err(bad("it needs a model or another primer".to_string())),
+        None => Vec::new(),
+    };
+    if PrimerId::of(&bytes) == id {
+        Ok(bytes)
+    } else {
+        Err(bad("its content does not match its name".to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store_in(dir: &Path) -> PrimerStore {
+        PrimerStore::new(Some(File::open(dir).unwrap().into()))
+    }
+
+    #[test]
+    fn stored_primers_are_found_by_id_and_damage_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = b"time,value\n1,2\n".repeat(50);
+        let id = store_in(dir.path()).add(&bytes).unwrap();
+        assert_eq!(store_in(dir.path()).add(&bytes).unwrap(), id);
+        let store = store_in(dir.path());
+        assert_eq!(store.stored().unwrap(), [id]);
+        assert_eq!(*store.load(id).unwrap(), bytes);
+        let missing = PrimerId([3; 16]);
+        assert!(
+            matches!(store.load(missing), Err(StoreError::MissingPrimer(found)) if found == missing)
+        );
+        let file = dir.path().join(id.to_string());
+        let good = std::fs::read(&file).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            std::fs::write(&file, bad).unwrap();
+            match store_in(dir.path()).load(id) {
+                Ok(found) => assert_eq!(*found, bytes),
+                Err(e) => assert!(matches!(e, StoreError::BadPrimer { .. }), "{e}"),
+            }
+        }
+        // Adding it again heals it.
+        store_in(dir.path()).add(&bytes).unwrap();
+        assert_eq!(*store_in(dir.path()).load(id).unwrap(), bytes);
+    }
+
+    #[test]
+    fn the_last_mebibyte_of_longer_bytes_counts() {
+        let mut bytes = vec![1; 10];
+        bytes.extend(vec![2; MAX_PRIMER]);
+        let store = PrimerStore::new(None);
+        assert_eq!(store.offer(&bytes), PrimerId::of(&bytes[10..]));
+        assert_eq!(store.add(&[]).unwrap(), PrimerId::of(&[]));
+    }
+}
