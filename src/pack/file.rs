@@ -1,21 +1,25 @@
 //! One file: re-encoded or decoded aside, compared, swapped in.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::plain::write_plain;
 use super::protocol::{FileOutcome, FileReport, Job, escape};
 use super::walk::Target;
 use super::{Defaults, PackError};
 use crate::codec;
+use crate::engine::Model;
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
 use crate::segment::{Form, Summary};
-use crate::store::{BlockSource, Cancel, Encoding, KeyRun, Profile, SealOptions, StoreError, seal};
+use crate::store::{
+    BlockSource, Cancel, Encoding, KeyRun, Primer, Profile, SealOptions, StoreError, seal,
+};
 
 /// How often a file that is written meanwhile is tried.
 const ATTEMPTS: usize = 2;
 
 /// What file systems allot at a time, nearly all of them.
-const DISK_BLOCK: u64 = 4096;
+pub(super) const DISK_BLOCK: u64 = 4096;
 
 /// Hears of bytes dealt with.
 pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
@@ -24,7 +28,9 @@ pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
 pub(super) struct Encoder {
     profile: Profile,
     pub(super) block_size: u32,
-    key_blocks: u8,
+    pub(super) key_blocks: u8,
+    /// Whether files may start from primers. Who names a number of key blocks wants those.
+    pub(super) primers: bool,
 }
 
 impl Encoder {
@@ -45,11 +51,17 @@ impl Encoder {
             key_blocks: job
                 .and_then(|j| j.key_blocks)
                 .unwrap_or(KeyRun::default().blocks),
+            primers: job.is_none_or(|j| j.key_blocks.is_none()),
         })
     }
 
+    /// The model that blocks are encoded with.
+    pub(super) fn model(&self) -> &Arc<Model> {
+        &self.profile.model
+    }
+
     /// Whether a segment is what this encoder would make of it.
-    fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
+    pub(super) fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
         let own_models = snapshot.models().iter().all(|&id| id == self.profile.id());
         if snapshot.links() > 1 {
             // Re-encoded in place, it keeps its block size and does not become sealed.
@@ -103,15 +115,16 @@ impl Done {
     }
 }
 
-/// Makes the file small. None if the work was cancelled before it was done.
+/// Makes the file small; its blocks may start from the primer. None if the work was cancelled before it was done.
 pub(super) fn encode_file(
     fs: &Fs,
     target: &Target,
     encoder: &Encoder,
+    primer: Option<&Primer>,
     how: How<'_>,
 ) -> Option<FileReport> {
     attempts(fs, target, how, |snapshot, how| {
-        encode(fs, snapshot, encoder, how)
+        encode(fs, snapshot, encoder, primer, how)
     })
 }
 
@@ -171,6 +184,7 @@ fn encode(
     fs: &Fs,
     snapshot: Snapshot<'_>,
     encoder: &Encoder,
+    primer: Option<&Primer>,
     how: How<'_>,
 ) -> Result<Option<Done>, FsError> {
     let segment = snapshot.summary();
@@ -201,7 +215,7 @@ fn encode(
         block_size: encoder.block_size,
         encoding: Encoding::Packed(encoder.profile.clone()),
         key_run: KeyRun::of(encoder.key_blocks),
-        primer: None,
+        primer: primer.cloned(),
         jobs: how.threads,
         progress: Some(&tell),
         cancel: Some(&stop),
@@ -334,13 +348,13 @@ fn watch<'a>(
     }
 }
 
-fn in_pool<T: Send>(
+pub(super) fn in_pool<T: Send>(
     threads: usize,
     work: impl FnOnce() -> Result<T, StoreError> + Send,
 ) -> Result<T, StoreError> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
-        .thread_name(|i| format!("unpack-{i}"));
+        .thread_name(|i| format!("pack-{i}"));
     let pool = pool
         .build()
         .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;

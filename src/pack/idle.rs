@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::file::{Encoder, How, encode_file};
+use super::primers::choose;
 use super::protocol::FileOutcome;
 use super::walk::{Target, walk};
 use super::{Defaults, PackError};
@@ -135,14 +136,17 @@ impl Packer {
             age(t, now) >= self.settings.after
                 && self.settled.get(&t.attr.ino) != Some(&(t.attr.mtime, t.attr.size))
         });
-        for target in idle.collect::<Vec<_>>() {
-            let how = How {
-                threads: 1,
-                dry_run: false,
-                cancel: &self.shared.cancel,
-                tell: &|_| (),
-            };
-            let Some(report) = encode_file(&self.fs, &target, &encoder, how) else {
+        let idle: Vec<_> = idle.collect();
+        let how = How {
+            threads: 1,
+            dry_run: false,
+            cancel: &self.shared.cancel,
+            tell: &|_| (),
+        };
+        let choice = choose(&self.fs, &idle, &encoder, how);
+        for target in idle {
+            let primer = choice.of(&target.path);
+            let Some(report) = encode_file(&self.fs, &target, &encoder, primer, how) else {
                 return Err(PackError::Cancelled);
             };
             match report.outcome {

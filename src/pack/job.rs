@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::file::{Encoder, How, decode_file, encode_file};
+use super::primers::{Choice, choose};
 use super::protocol::{Event, FileOutcome, FileReport, Job, Summary, escape, unescape};
 use super::walk::{Target, walk};
 use super::{Defaults, Direction, PackError};
@@ -58,9 +59,22 @@ pub fn run(
     let bytes = targets.iter().map(|t| units(t, direction)).sum();
     let files = targets.len() as u64;
     say(Event::Plan { files, bytes });
+    let choice = match &encoder {
+        Some(encoder) => {
+            let how = How {
+                threads,
+                dry_run: job.dry_run,
+                cancel,
+                tell: &|_| (),
+            };
+            choose(fs, &targets, encoder, how)
+        }
+        None => Choice::default(),
+    };
     let work = Work {
         fs,
         encoder,
+        choice,
         dry_run: job.dry_run,
         threads,
         cancel,
@@ -121,6 +135,7 @@ struct Work<'a> {
     fs: &'a Fs,
     /// None to unpack.
     encoder: Option<Encoder>,
+    choice: Choice,
     dry_run: bool,
     threads: usize,
     cancel: &'a Cancel,
@@ -184,7 +199,10 @@ impl Work<'_> {
             tell: &tell,
         };
         let report = match &self.encoder {
-            Some(encoder) => encode_file(self.fs, target, encoder, how),
+            Some(encoder) => {
+                let primer = self.choice.of(&target.path);
+                encode_file(self.fs, target, encoder, primer, how)
+            }
             None => decode_file(self.fs, target, how),
         };
         tell(total);

@@ -11,8 +11,12 @@ pub mod idle;
 mod job;
 pub mod locate;
 mod plain;
+mod primers;
 pub mod protocol;
 mod walk;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

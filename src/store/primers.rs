@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,18 @@ use crate::segment::{MAX_BLOCK, SealedWriter, Segment, Storage};
 
 /// Bytes of the largest primer.
 pub const MAX_PRIMER: usize = MAX_BLOCK as usize;
+
+/// Lists the kinds of files that primers are samples of.
+const INDEX: &str = "index";
+
+/// Bytes and lines of that list that are read.
+const MAX_INDEX: u64 = 1 << 20;
+const MAX_KINDS: usize = 4096;
+
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
 
 /// Finds primers by id.
 #[derive(Debug)]
@@ -102,6 +114,59 @@ impl PrimerStore {
             .ok_or(StoreError::MissingPrimer(id))
     }
 
+    /// Records that a primer of the archive is a sample of this kind of files, for those who look for one.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn note(&self, id: PrimerId, kind: &str) -> Result<(), StoreError> {
+        let Some(dir) = &self.dir else {
+            return Ok(());
+        };
+        let mut kinds = self.kinds()?;
+        let kind = kind.replace(char::is_whitespace, "_");
+        if kinds.iter().any(|(i, k)| *i == id && *k == kind) {
+            return Ok(());
+        }
+        kinds.push((id, kind));
+        let forgotten = kinds.len().saturating_sub(MAX_KINDS);
+        let lines = kinds.iter().skip(forgotten);
+        let text: String = lines.map(|(id, kind)| format!("{id} {kind}\n")).collect();
+        let publish = || {
+            let temp = TempFile::create_in(dir.as_fd(), "index")?;
+            (&**temp.file()).write_all(text.as_bytes())?;
+            fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644))?;
+            temp.file().sync_all()?;
+            temp.rename_to(dir.as_fd(), INDEX.as_ref())?;
+            Ok(fs::fsync(dir)?)
+        };
+        publish().map_err(StoreError::io(Path::new(".vortex/primers").join(INDEX)))
+    }
+
+    /// The kinds of files that primers of the archive were noted for, in the order of noting. A line that says nothing
+    /// is passed over: no block depends on it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn kinds(&self) -> Result<Vec<(PrimerId, String)>, StoreError> {
+        let Some(dir) = &self.dir else {
+            return Ok(Vec::new());
+        };
+        let fail = || StoreError::io(Path::new(".vortex/primers").join(INDEX));
+        let file = match fs::openat(dir, INDEX, READ, Mode::empty()).map_err(io::Error::from) {
+            Ok(fd) => File::from(fd),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(fail()(e)),
+        };
+        let mut raw = Vec::new();
+        file.take(MAX_INDEX).read_to_end(&mut raw).map_err(fail())?;
+        let text = String::from_utf8_lossy(&raw);
+        let entry = |line: &str| {
+            let (id, kind) = line.split_once(' ')?;
+            Some((id.parse().ok()?, kind.to_string()))
+        };
+        Ok(text.lines().filter_map(entry).take(MAX_KINDS).collect())
+    }
+
     /// Ids of the primers stored in the archive, in order.
     ///
     /// # Errors
@@ -126,8 +191,7 @@ impl PrimerStore {
         let Some(dir) = &self.dir else {
             return Ok(None);
         };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        match fs::openat(dir, id.to_string(), flags, Mode::empty()).map_err(io::Error::from) {
+        match fs::openat(dir, id.to_string(), READ, Mode::empty()).map_err(io::Error::from) {
             Ok(fd) => decode(Arc::new(File::from(fd)), id).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(StoreError::io(path_of(id))(e)),
@@ -209,6 +273,22 @@ mod tests {
         // Adding it again heals it.
         store_in(dir.path()).add(&bytes).unwrap();
         assert_eq!(*store_in(dir.path()).load(id).unwrap(), bytes);
+    }
+
+    #[test]
+    fn kinds_are_remembered_and_an_odd_list_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (PrimerId([1; 16]), PrimerId([2; 16]));
+        let store = store_in(dir.path());
+        assert_eq!(store.kinds().unwrap(), []);
+        store.note(one, "csv-text-aaaa").unwrap();
+        store.note(one, "csv-text-aaaa").unwrap();
+        store.note(two, "odd kind").unwrap();
+        let want = [(one, "csv-text-aaaa".into()), (two, "odd_kind".into())];
+        assert_eq!(store_in(dir.path()).kinds().unwrap(), want);
+        assert_eq!(store.stored().unwrap(), []);
+        std::fs::write(dir.path().join(INDEX), b"\xff\n\nx y\n\0").unwrap();
+        assert_eq!(store.kinds().unwrap(), []);
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! Whole jobs on an archive in a temporary directory: which files start from primers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::protocol::{Job, Summary};
+use super::{Defaults, Direction, run};
+use crate::codec::PrimerId;
+use crate::fs::{Fs, FsOptions};
+use crate::segment::{Segment, StartEntry};
+use crate::store::{Access, Archive, Cancel};
+
+/// Bytes of one kind of noise: those of one kind have pieces in common, whatever their seed.
+fn alike(len: usize, kind: u64, seed: u64) -> Vec<u8> {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut step = |seed: u64| {
+        x = x.wrapping_add(seed).wrapping_mul(0xd129_0df5_9a3c_7f1b);
+        x ^ x >> 29
+    };
+    let pool: Vec<u8> = (0..16_000).map(|_| (step(kind) >> 40) as u8).collect();
+    let mut out = vec![0, 1, 2, 3];
+    while out.len() < len {
+        let at = (step(seed | 1) >> 20) as usize % (pool.len() - 64);
+        out.extend(&pool[at..at + 64]);
+    }
+    out.truncate(len);
+    out
+}
+
+struct Packed {
+    dir: tempfile::TempDir,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Packed {
+    fn new() -> Packed {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        Packed {
+            dir,
+            files: Vec::new(),
+        }
+    }
+
+    fn put(&mut self, name: &str, data: Vec<u8>) {
+        std::fs::write(self.dir.path().join(name), &data).unwrap();
+        self.files.push((name.into(), data));
+    }
+
+    fn archive(&self) -> Archive {
+        Archive::open(self.dir.path(), Access::Write).unwrap()
+    }
+
+    fn pack(&self, job: Job) -> Summary {
+        let fs = Fs::new(self.archive(), FsOptions::default()).unwrap();
+        let job = Job {
+            paths: vec![String::new()],
+            jobs: Some(2),
+            ..job
+        };
+        let (defaults, cancel) = (Defaults::default(), Cancel::default());
+        let done = run(&fs, &job, Direction::Pack, &defaults, &cancel, &|_| ()).unwrap();
+        fs.shutdown().unwrap();
+        assert_eq!((done.failed, done.damaged, done.skipped), (0, 0, 0));
+        done
+    }
+
+    /// The primers that a file's segment names.
+    fn primers_of(&self, name: &str) -> Vec<PrimerId> {
+        let path = self.dir.path().join(format!("{name}.vortex"));
+        let file = std::fs::File::open(path).unwrap();
+        let segment = Segment::open(Arc::new(file)).unwrap();
+        let primer = |entry: &StartEntry| match entry {
+            StartEntry::Primer(id) => Some(*id),
+            StartEntry::Block { .. } => None,
+        };
+        segment
+            .starts()
+            .entries()
+            .iter()
+            .filter_map(primer)
+            .collect()
+    }
+
+    fn check(&self) {
+        let fs = Fs::new(self.archive(), FsOptions::default()).unwrap();
+        for (path, data) in &self.files {
+            let fh = fs.open(fs.resolve(Path::new(path)).unwrap(), 0).unwrap();
+            assert!(fs.read(fh, 0, 1 << 24).unwrap() == *data, "{path:?}");
+            fs.release(fh).unwrap();
+        }
+        fs.shutdown().unwrap();
+    }
+}
+
+fn six_alike() -> Packed {
+    let mut packed = Packed::new();
+    for seed in 0..6 {
+        packed.put(&format!("{seed}.bin"), alike(30_000, 1, seed));
+    }
+    packed
+}
+
+#[test]
+fn files_of_a_kind_share_a_primer_and_later_ones_find_it() {
+    let mut packed = six_alike();
+    packed.put("alone.dat", alike(30_000, 7, 1));
+    let done = packed.pack(Job::default());
+    assert!(done.after * 5 < done.before * 2, "{done:?}");
+    let [id] = packed.primers_of("0.bin")[..] else {
+        panic!("a primer is used");
+    };
+    for name in ["1.bin", "3.bin", "5.bin"] {
+        assert_eq!(packed.primers_of(name), [id]);
+    }
+    packed.check();
+    packed.put("late.bin", alike(30_000, 1, 99));
+    let done = packed.pack(Job::default());
+    assert_eq!((done.done, done.already), (1, 7));
+    assert_eq!(packed.primers_of("late.bin"), [id]);
+    let archive = packed.archive();
+    let primers = archive.library().primers();
+    assert_eq!(primers.stored().unwrap(), [id]);
+    assert_eq!(primers.kinds().unwrap(), [(id, "bin-binary-0xxx".into())]);
+    drop(archive);
+    packed.check();
+}
+
+#[test]
+fn no_primer_is_made_for_files_unlike_each_other_nor_against_the_callers_will() {
+    let mut packed = Packed::new();
+    for seed in 0..4 {
+        packed.put(&format!("{seed}.bin"), alike(9_000, 2 * seed + 1, seed));
+    }
+    packed.pack(Job::default());
+    assert_eq!(packed.archive().library().primers().stored().unwrap(), []);
+    packed.check();
+
+    let packed = six_alike();
+    let dry = Job {
+        dry_run: true,
+        ..Job::default()
+    };
+    let would = packed.pack(dry).after;
+    assert_eq!(packed.archive().library().primers().stored().unwrap(), []);
+    let keyed = Job {
+        key_blocks: Some(4),
+        ..Job::default()
+    };
+    let without = packed.pack(keyed).after;
+    assert!(would * 2 < without, "{would} {without}");
+    assert_eq!(packed.archive().library().primers().stored().unwrap(), []);
+    assert_eq!(packed.primers_of("0.bin"), []);
+    packed.check();
+}
