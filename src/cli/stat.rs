@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::files::{BlockCounts, for_each_path, walk, with_path};
 use super::{CliError, Outcome, print, print_json, ratio, show_bytes, warn};
-use crate::segment::{Form, Segment, Storage};
+use crate::segment::{Form, Segment, StartEntry, Storage};
 use crate::store::StoreError;
 use crate::store::names::{self, Kind};
 
-/// Show sizes, ratio, codecs and models of segments or of whole directories
+/// Show sizes, ratio, codecs, models and primers of segments or of whole directories
 ///
 /// Reads only headers and indexes; use `vortex-fs verify` to check the data.
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,10 @@ struct Figures {
     bits_per_byte: Option<f64>,
     block_size: Option<u32>,
     blocks: BlockCounts,
+    /// Blocks that were coded from key blocks or a primer.
+    started: u64,
     models: BTreeSet<String>,
+    primers: BTreeSet<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
@@ -139,13 +142,24 @@ fn read_index(file: File, figures: &mut Figures) -> crate::segment::Result<()> {
         let (_, entry) = entry?;
         figures.blocks.count(entry.codec);
         figures.models.extend(entry.model.map(|id| id.to_string()));
+        figures.started += u64::from(entry.start != 0);
         stored_blocks += 1;
     }
+    figures
+        .primers
+        .extend(segment.starts().entries().iter().filter_map(primer));
     figures.blocks.holes = summary
         .logical_size
         .div_ceil(u64::from(summary.block_size))
         .saturating_sub(stored_blocks);
     Ok(())
+}
+
+fn primer(start: &StartEntry) -> Option<String> {
+    match start {
+        StartEntry::Primer(id) => Some(id.to_string()),
+        StartEntry::Block { .. } => None,
+    }
 }
 
 impl Figures {
@@ -156,7 +170,9 @@ impl Figures {
         self.stored = self.stored.saturating_add(file.stored);
         self.disk = self.disk.saturating_add(file.disk);
         self.blocks.add(&file.blocks);
+        self.started += file.started;
         self.models.extend(file.models.iter().cloned());
+        self.primers.extend(file.primers.iter().cloned());
     }
 
     fn finish(&mut self) {
@@ -200,6 +216,15 @@ fn show(figures: &Figures) -> Result<(), CliError> {
     }
     if figures.segments > 0 {
         line("blocks", figures.blocks.to_string());
+    }
+    if figures.started > 0 {
+        line(
+            "started",
+            format!("{} blocks, from key blocks or a primer", figures.started),
+        );
+    }
+    for primer in &figures.primers {
+        line("primer", primer.clone());
     }
     for model in &figures.models {
         line("model", model.clone());

@@ -100,6 +100,12 @@ fn an_archive_keeps_the_primers_of_its_files() {
     assert_eq!(names_in(&primers).len(), 1);
     run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
     let segment = with_suffix(&path);
+    let figures = json(&run(
+        vortex_fs().args(["stat", "--json"]).arg(&segment),
+        GOOD,
+    ));
+    assert_eq!(figures[0]["started"], 2);
+    assert_eq!(figures[0]["primers"][0], names_in(&primers)[0]);
     assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == content);
     let file = primers.join(&names_in(&primers)[0]);
     let mut bytes = fs::read(&file).unwrap();
