@@ -2,12 +2,23 @@
 
 use super::tables::{LIMIT, squash};
 
-const BINS: usize = 33;
-const WIDTH: i32 = 192;
+const BINS: usize = 25;
+const SHIFT: u32 = 8;
+const WIDTH: i32 = 1 << SHIFT;
+/// Rows of a map; contexts are hashed to them.
+const ROWS_LOG2: u32 = 13;
+
+/// Bytes of a map.
+pub(super) const MEMORY: usize = 64 << ROWS_LOG2;
+
+/// One context's probabilities over the log odds, in one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Curve([u16; 32]);
 
 /// One map: per context 33 probabilities over the log odds, interpolated.
 pub(super) struct Apm {
-    bins: Vec<[u16; BINS]>,
+    curves: Vec<Curve>,
 }
 
 /// Where a lookup fell.
@@ -20,34 +31,39 @@ pub(super) struct Cell {
 
 impl Apm {
     pub(super) fn new() -> Self {
-        Apm { bins: Vec::new() }
+        Apm { curves: Vec::new() }
     }
 
-    pub(super) fn reset(&mut self, contexts: usize) {
-        let mut row = [0; BINS];
-        for (i, bin) in row.iter_mut().enumerate() {
-            *bin = squash((i as i32 - 16) * WIDTH) as u16;
+    pub(super) fn reset(&mut self) {
+        let mut row = [0; 32];
+        for (i, bin) in row.iter_mut().enumerate().take(BINS) {
+            *bin = squash((i as i32 - 12) * WIDTH) as u16;
         }
-        self.bins.clear();
-        self.bins.resize(contexts, row);
+        self.curves.clear();
+        self.curves.resize(1 << ROWS_LOG2, Curve(row));
+    }
+
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.curves.clone_from(&other.curves);
     }
 
     /// The corrected probability of log odds `x` in `context`, and the cell for [`Apm::update`].
     #[inline(always)]
-    pub(super) fn refine(&self, context: usize, x: i32) -> (i32, Cell) {
-        let at = (x.clamp(-LIMIT, LIMIT) + 16 * WIDTH) as u32;
-        let low = at / WIDTH as u32;
-        let fraction = (at % WIDTH as u32) as i32;
-        let row = &self.bins[context];
+    pub(super) fn refine(&self, context: u32, x: i32) -> (i32, Cell) {
+        let at = (x.clamp(-LIMIT, LIMIT) + 12 * WIDTH) as u32;
+        let low = (at >> SHIFT) & 31;
+        let fraction = (at & (WIDTH as u32 - 1)) as i32;
+        let context = context.wrapping_mul(0x9e37_79b1) >> (32 - ROWS_LOG2);
+        let row = &self.curves[context as usize].0;
         let (a, b) = (
             i32::from(row[low as usize]),
             i32::from(row[low as usize + 1]),
         );
-        let p = (a * (WIDTH - fraction) + b * fraction) / WIDTH;
+        let p = (a * (WIDTH - fraction) + b * fraction) >> SHIFT;
         (
             p,
             Cell {
-                context: context as u32,
+                context,
                 low,
                 fraction,
             },
@@ -58,7 +74,7 @@ impl Apm {
     #[inline(always)]
     pub(super) fn update(&mut self, cell: Cell, y: u32, shift: u32) {
         let target = if y != 0 { 65535 } else { 0 };
-        let row = &mut self.bins[cell.context as usize];
+        let row = &mut self.curves[cell.context as usize].0;
         let near = cell.low as usize + usize::from(cell.fraction * 2 > WIDTH);
         for i in [cell.low as usize, cell.low as usize + 1] {
             let shift = if i == near { shift } else { shift + 1 };

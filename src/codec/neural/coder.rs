@@ -127,3 +127,13 @@ impl BitCoder for BitDecoder {
         }
     }
 }
+
+/// Codes nothing: a predictor learns bytes that are known.
+pub(super) struct Replay;
+
+impl BitCoder for Replay {
+    #[inline(always)]
+    fn code(&mut self, bit: u32, _p: i32) -> Result<u32, NeuralError> {
+        Ok(bit)
+    }
+}

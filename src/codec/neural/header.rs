@@ -1,9 +1,10 @@
 //! The payload's header: version and flags, lanes, stride.
 //!
 //! ```text
-//! byte 0   bits 7..4 version (1), bit 1: text contexts, bit 0: coded with the block's network
-//! byte 1   bits 7..4 lanes - 1, bits 3..2 zero, bits 1..0 upper bits of the stride
-//! byte 2   lower bits of the stride
+//! byte 0    bits 7..4 version (1), bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
+//! byte 1    bits 7..4 lanes - 1, bits 3..2 zero, bits 1..0 upper bits of the stride
+//! byte 2    lower bits of the stride
+//! byte 3,4  only from a start state and with a stride: where records begin, little-endian, below the stride
 //! ```
 
 use super::NeuralError;
@@ -12,14 +13,27 @@ use super::plan::{Kind, MAX_STRIDE, Plan};
 /// Version of the payload format.
 const VERSION: u8 = 1;
 
-pub(super) fn write(plan: &Plan, net: bool, out: &mut Vec<u8>) {
-    out.push(VERSION << 4 | u8::from(plan.kind == Kind::Text) << 1 | u8::from(net));
-    out.push((plan.lanes as u8 - 1) << 4 | (plan.stride >> 8) as u8);
-    out.push(plan.stride as u8);
+/// What a payload says about itself.
+pub(super) struct Header<'a> {
+    pub(super) plan: Plan,
+    /// Whether it was coded with a network, and from a start state.
+    pub(super) net: bool,
+    pub(super) started: bool,
+    pub(super) bits: &'a [u8],
 }
 
-/// The plan, whether a network is needed, and the coded bits of a payload for `len` bytes.
-pub(super) fn read(payload: &[u8], len: usize) -> Result<(Plan, bool, &[u8]), NeuralError> {
+pub(super) fn write(plan: &Plan, net: bool, started: bool, out: &mut Vec<u8>) {
+    let text = u8::from(plan.kind == Kind::Text);
+    out.push(VERSION << 4 | u8::from(started) << 2 | text << 1 | u8::from(net));
+    out.push((plan.lanes as u8 - 1) << 4 | (plan.stride >> 8) as u8);
+    out.push(plan.stride as u8);
+    if started && plan.stride > 0 {
+        out.extend_from_slice(&(plan.phase as u16).to_le_bytes());
+    }
+}
+
+/// The header of a payload for `len` bytes.
+pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError> {
     let [flags, shape, low, bits @ ..] = payload else {
         return Err(NeuralError::Truncated);
     };
@@ -28,7 +42,18 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<(Plan, bool, &[u8]), Ne
     }
     let lanes = usize::from(shape >> 4) + 1;
     let stride = usize::from(shape & 3) << 8 | usize::from(*low);
-    if flags & 0b1100 != 0 || shape & 0b1100 != 0 || stride > MAX_STRIDE || lanes > len.max(1) {
+    let started = flags & 4 != 0;
+    let mut bits = bits;
+    let mut phase = 0;
+    if started && stride > 0 {
+        let [a, b, rest @ ..] = bits else {
+            return Err(NeuralError::Truncated);
+        };
+        phase = usize::from(u16::from_le_bytes([*a, *b]));
+        bits = rest;
+    }
+    let odd = flags & 0b1000 != 0 || shape & 0b1100 != 0;
+    if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || lanes > len.max(1) {
         return Err(NeuralError::Plan);
     }
     let kind = if flags & 2 != 0 {
@@ -36,13 +61,17 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<(Plan, bool, &[u8]), Ne
     } else {
         Kind::Binary
     };
-    Ok((
-        Plan {
-            lanes,
-            kind,
-            stride,
-        },
-        flags & 1 != 0,
+    let plan = Plan {
+        lanes,
+        kind,
+        stride,
+        phase,
+    };
+    let net = flags & 1 != 0;
+    Ok(Header {
+        plan,
+        net,
+        started,
         bits,
-    ))
+    })
 }

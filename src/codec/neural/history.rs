@@ -7,14 +7,14 @@ pub(super) const HISTORIES: usize = 128 + 128 * 4;
 
 /// The history of a slot.
 #[inline(always)]
-pub(super) fn history(slot: u32) -> usize {
+pub(super) fn history(slot: u32) -> u32 {
     // Without branches: which histories come is as unpredictable as the data.
     let h = (slot >> 8) & 0xff;
     let n = slot & 0x7f;
     let recent = h & 127;
     let age = u32::from(n >= 12) + u32::from(n >= 30) + u32::from(n >= 100);
     let long = (h >> 7).wrapping_neg();
-    (recent + ((128 + recent * 3 + age) & long)) as usize
+    recent + ((128 + recent * 3 + age) & long)
 }
 
 /// Per context and history: probability of a 1 (upper 22 bits) and how often seen (lower 10).
@@ -32,19 +32,18 @@ impl Histories {
         self.cells.extend_from_slice(start);
     }
 
-    #[cfg(test)]
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.cells.clone_from(&other.cells);
+    }
+
+    #[inline(always)]
     pub(super) fn cells(&self) -> &[u32] {
         &self.cells
     }
 
     #[inline(always)]
-    pub(super) fn cell(&self, context: usize, history: usize) -> u32 {
-        self.cells[context * HISTORIES + history]
-    }
-
-    #[inline(always)]
-    pub(super) fn set(&mut self, context: usize, history: usize, cell: u32) {
-        self.cells[context * HISTORIES + history] = cell;
+    pub(super) fn set(&mut self, at: usize, cell: u32) {
+        self.cells[at] = cell;
     }
 }
 

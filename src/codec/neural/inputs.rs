@@ -4,12 +4,14 @@
 //! its bit history in other contexts of its kind. A context that was never seen gives zeros.
 
 use super::contexts::CONTEXTS;
-use super::history::{Histories, history};
+use super::history::{HISTORIES, Histories, history};
+use super::kernels::Kernel;
 use super::mixer::INPUTS;
 use super::slots;
-use super::tables::STRETCH;
+use super::tables::odds;
 
 /// One bit's slots and what was looked up for them.
+#[derive(Clone)]
 pub(super) struct Inputs {
     /// The slots, as read; after [`learn`], as they must be written back.
     pub(super) slots: [u32; CONTEXTS],
@@ -27,52 +29,45 @@ impl Inputs {
     }
 }
 
-/// Fills the first `2 * CONTEXTS` mixer inputs and returns how many contexts were seen before.
+/// Looks up what followed the histories of the slots.
 #[inline(always)]
-pub(super) fn prepare(i: &mut Inputs, histories: &Histories, x: &mut [i16; INPUTS]) -> u32 {
-    let mut direct = [0i32; CONTEXTS];
-    let mut indirect = [0i32; CONTEXTS];
+pub(super) fn look_up<K: Kernel>(k: K, i: &mut Inputs, histories: &Histories) {
     for c in 0..CONTEXTS {
-        i.histories[c] = history(i.slots[c]) as u32;
+        i.histories[c] = (c * HISTORIES) as u32 + history(i.slots[c]);
     }
-    for c in 0..CONTEXTS {
-        i.cells[c] = histories.cell(c, i.histories[c] as usize);
-        direct[c] = i32::from(STRETCH[(i.slots[c] >> 20) as usize]);
-    }
-    for c in 0..CONTEXTS {
-        indirect[c] = i32::from(STRETCH[(i.cells[c] >> 20) as usize]);
-    }
+    i.cells = k.gather(histories.cells(), &i.histories);
+}
+
+/// Fills the first `3 * CONTEXTS` mixer inputs and returns how many contexts were seen before.
+#[inline(always)]
+pub(super) fn fill(i: &Inputs, x: &mut [i16; INPUTS]) -> u32 {
     let mut known = 0;
-    let (x0, x1) = x.split_at_mut(CONTEXTS);
     for c in 0..CONTEXTS {
         let s = i.slots[c];
         let n = (s & 0x7f) as i32;
         let conf = n.min(30);
         let seen = -i32::from(n > 0);
         known += seen & 1;
-        x0[c] = ((direct[c] * (102 + conf * 5)) >> 8 & seen) as i16;
-        x1[c] = (indirect[c] & seen) as i16;
+        let p = (s >> 16) as i32;
+        x[c] = ((odds(p.max(1)) * (102 + conf * 5)) >> 8 & seen) as i16;
+        x[CONTEXTS + c] = (odds(((i.cells[c] >> 16) as i32).max(1)) & seen) as i16;
+        x[2 * CONTEXTS + c] = (((p - 32768) * conf) >> 10 & seen) as i16;
     }
     known as u32
 }
 
 /// Learns bit `y`: updates the histories' cells, and the slots in `i`.
 #[inline(always)]
-pub(super) fn learn(i: &mut Inputs, histories: &mut Histories, y: u32) {
-    let mut rates = [0u32; CONTEXTS];
-    for c in 0..CONTEXTS {
-        rates[c] = u32::from(slots::RATE[(i.slots[c] & 0x7f) as usize]);
-    }
+pub(super) fn learn<K: Kernel>(k: K, i: &mut Inputs, histories: &mut Histories, y: u32) {
+    let rates = k.rates(&slots::RATE, &i.slots);
     for c in 0..CONTEXTS {
         i.slots[c] = slots::updated(i.slots[c], rates[c], y);
     }
-    for c in 0..CONTEXTS {
-        rates[c] = u32::from(slots::RATE[(i.cells[c] & 0x7f) as usize]);
-    }
+    let rates = k.rates(&slots::RATE, &i.cells);
     for c in 0..CONTEXTS {
         i.cells[c] = super::history::updated(i.cells[c], y, 127, rates[c]);
     }
     for c in 0..CONTEXTS {
-        histories.set(c, i.histories[c] as usize, i.cells[c]);
+        histories.set(i.histories[c] as usize, i.cells[c]);
     }
 }

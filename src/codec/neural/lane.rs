@@ -9,7 +9,7 @@ const AIM: usize = 6;
 /// Agreement that starts a match.
 const MATCH: usize = 5;
 /// Entries of each hash table of positions.
-const HASH_BITS: u32 = 16;
+const HASH_BITS: u32 = 17;
 
 /// No position.
 pub(super) const NONE: u32 = u32::MAX;
@@ -17,11 +17,11 @@ pub(super) const NONE: u32 = u32::MAX;
 /// The past of one lane.
 #[derive(Clone)]
 pub(super) struct Lane {
-    /// First byte in the block, and how many bytes.
+    /// Where its past begins: lane 0 follows what was seen before the block, the others know nothing.
+    pub(super) begin: usize,
+    /// Position of its first byte, and how many bytes it has.
     pub(super) start: usize,
     pub(super) len: usize,
-    /// Length of every lane but the last.
-    pub(super) whole: usize,
     /// The last eight bytes, the newest lowest.
     pub(super) past: u64,
     /// Hash of the letters and digits since the last other byte, and of the word before.
@@ -46,11 +46,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(start: usize, len: usize, whole: usize) -> Self {
+    pub(super) fn new(start: usize, len: usize) -> Self {
         Lane {
+            begin: start,
             start,
             len,
-            whole,
             past: 0,
             word: 0,
             word_before: 0,
@@ -70,11 +70,11 @@ impl Lane {
         }
     }
 
-    /// The byte `back` positions before the next one; 0 before the lane's start.
+    /// The byte `back` positions before `pos`; 0 before the lane's past.
     #[inline(always)]
-    pub(super) fn byte(&self, block: &[u8], t: usize, back: usize) -> u8 {
-        if back <= t {
-            block[self.start + t - back]
+    pub(super) fn byte(&self, block: &[u8], pos: usize, back: usize) -> u8 {
+        if back <= pos - self.begin {
+            block[pos - back]
         } else {
             0
         }
@@ -93,6 +93,15 @@ impl Lane {
         // Stay at the field's closing separator.
         let last = if end == NONE { self.line } else { end as usize };
         Some(at.min(last.saturating_sub(1)))
+    }
+
+    /// Goes on as the first lane of a block, with `len` bytes at `start`: it knows all that was seen.
+    pub(super) fn resume(&mut self, start: usize, len: usize) {
+        self.begin = 0;
+        self.start = start;
+        self.len = len;
+        self.matched = NONE;
+        self.match_len = 0;
     }
 
     fn line_ends(&mut self, next: usize) {
@@ -114,6 +123,9 @@ pub(super) struct Finder {
     aims: Vec<u32>,
     /// Per position: where the alignment pointer stood.
     pub(super) trail: Vec<u32>,
+    /// Bytes before the block, and the length of every lane but the last.
+    seen: usize,
+    whole: usize,
 }
 
 impl Finder {
@@ -122,21 +134,65 @@ impl Finder {
             matches: Vec::new(),
             aims: Vec::new(),
             trail: Vec::new(),
+            seen: 0,
+            whole: 1,
         }
     }
 
-    pub(super) fn reset(&mut self, len: usize) {
+    /// Forgets everything and prepares for a block of `len` bytes.
+    pub(super) fn reset(&mut self) {
         for table in [&mut self.matches, &mut self.aims] {
             table.clear();
             table.resize(1 << HASH_BITS, NONE);
         }
         self.trail.clear();
-        self.trail.resize(len, NONE);
+    }
+
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.matches.clone_from(&other.matches);
+        self.aims.clone_from(&other.aims);
+        self.trail.clone_from(&other.trail);
+    }
+
+    /// Prepares for a block of `len` bytes after `seen` ones, in lanes of `whole` bytes.
+    pub(super) fn begin(&mut self, seen: usize, len: usize, whole: usize) {
+        self.trail.resize(seen + len, NONE);
+        self.seen = seen;
+        self.whole = whole.max(1);
+    }
+
+    /// Bytes that the tables take.
+    pub(super) fn memory(&self) -> usize {
+        4 * (self.matches.len() + self.aims.len() + self.trail.len())
+    }
+
+    /// Whether byte `q + j` is known before step `t`, `q` being a pointer's position.
+    #[inline(always)]
+    pub(super) fn knows(&self, q: usize, j: usize, t: usize) -> bool {
+        if q + j < self.seen {
+            true
+        } else if q < self.seen {
+            q + j - self.seen < t
+        } else {
+            j == 0 || (q - self.seen) % self.whole + j < t
+        }
+    }
+
+    /// How many bytes before `q` equal those before `p`, within their lanes, at most `max`.
+    fn agreement(&self, block: &[u8], q: usize, p: usize, begin: usize, max: usize) -> usize {
+        let past = if q < self.seen + self.whole {
+            q
+        } else {
+            (q - self.seen) % self.whole
+        };
+        let room = past.min(p - begin).min(max);
+        (1..=room)
+            .take_while(|&j| block[q - j] == block[p - j])
+            .count()
     }
 
     /// All lanes have their byte `t`: follow, look up, and then (after all lanes looked) insert.
     pub(super) fn step(&mut self, lanes: &mut [Lane], block: &[u8], t: usize, plan: &Plan) {
-        let lane_len = lanes.first().map_or(0, |l| l.whole);
         for lane in lanes.iter_mut().filter(|l| t < l.len) {
             let pos = lane.start + t;
             let y = block[pos];
@@ -151,20 +207,20 @@ impl Finder {
                 lane.text_byte(y, pos);
             }
             self.follow(lane, block, pos, y);
-            if t + 1 >= AIM && (lane.aligned == NONE || lane.misses > 0) {
+            if pos + 1 >= lane.begin + AIM && (lane.aligned == NONE || lane.misses > 0) {
                 let q = self.aims[key(lane.past, AIM)];
                 if q != NONE
-                    && agreement(block, q as usize, pos + 1, lane.start, lane_len, AIM) >= AIM
+                    && self.agreement(block, q as usize, pos + 1, lane.begin, AIM) >= AIM
                 {
                     lane.aligned = q;
                     lane.misses = 0;
                     lane.followed = 0;
                 }
             }
-            if t + 1 >= MATCH && lane.matched == NONE {
+            if pos + 1 >= lane.begin + MATCH && lane.matched == NONE {
                 let q = self.matches[key(lane.past, MATCH)];
                 if q != NONE {
-                    let n = agreement(block, q as usize, pos + 1, lane.start, lane_len, 32);
+                    let n = self.agreement(block, q as usize, pos + 1, lane.begin, 32);
                     if n >= MATCH {
                         lane.matched = q;
                         lane.match_len = n as u32;
@@ -174,10 +230,11 @@ impl Finder {
         }
         for lane in lanes.iter().filter(|l| t + 1 < l.len) {
             let next = (lane.start + t + 1) as u32;
-            if t + 1 >= AIM {
+            let past = lane.start + t + 1 - lane.begin;
+            if past >= AIM {
                 self.aims[key(lane.past, AIM)] = next;
             }
-            if t + 1 >= MATCH {
+            if past >= MATCH {
                 self.matches[key(lane.past, MATCH)] = next;
             }
         }
@@ -237,12 +294,4 @@ impl Lane {
 #[inline(always)]
 fn key(past: u64, n: usize) -> usize {
     ((past << (64 - 8 * n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS)) as usize
-}
-
-/// How many bytes before `q` equal those before `p`, within their lanes, at most `max`.
-fn agreement(block: &[u8], q: usize, p: usize, start: usize, lane_len: usize, max: usize) -> usize {
-    let room = (q - q / lane_len.max(1) * lane_len).min(p - start).min(max);
-    (1..=room)
-        .take_while(|&j| block[q - j] == block[p - j])
-        .count()
 }

@@ -1,4 +1,4 @@
-//! Learns the start state (`start.bin`) from recordings: run once, by hand.
+//! Learns the initial state (`initial.bin`) from recordings: run once, by hand.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::contexts::CONTEXTS;
 use super::history::HISTORIES;
 use super::mixer::INPUTS;
 use super::plan::Kind;
-use super::start::{MATCHES, SIZE, UNIT};
+use super::initial::{MATCHES, SIZE, UNIT};
 use super::tables::stretch;
 use super::{SCRATCH, encode};
 
@@ -48,8 +48,8 @@ fn files(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
 }
 
 #[test]
-#[ignore = "writes start.bin from ../shared/corpus/train"]
-fn learn_start_state() {
+#[ignore = "writes initial.bin from ../shared/corpus/train"]
+fn learn_initial_state() {
     let corpus =
         Path::new(option_env!("VORTEX_CORPUS").unwrap_or("../shared/corpus")).join("train");
     let mut paths = Vec::new();
@@ -60,7 +60,7 @@ fn learn_start_state() {
         cells: vec![(0, 0); MATCHES + CONTEXTS * HISTORIES],
     };
     let mut sums = [empty.clone(), empty];
-    SCRATCH.with_borrow_mut(|s| s.get_or_insert_default().one_row = true);
+    SCRATCH.with_borrow_mut(|s| s.get_or_insert_default().predictor.one_row = true);
     for path in &paths {
         let data = std::fs::read(path).expect("a file");
         let blocks: Vec<&[u8]> = data.chunks(65536).collect();
@@ -71,7 +71,7 @@ fn learn_start_state() {
         let size = encode(block, None, None).len();
         println!("{} {:.4}", path.display(), size as f64 / block.len() as f64);
         SCRATCH.with_borrow(|s| {
-            let p = s.as_ref().expect("just used");
+            let p = &s.as_ref().expect("just used").predictor;
             let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
             let (weights, cells) = p.learnt();
             sums.weights
@@ -102,7 +102,7 @@ fn learn_start_state() {
         }
     }
     assert_eq!(out.len(), 2 * SIZE);
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.bin"), out).expect("written");
+    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("initial.bin"), out).expect("written");
 }
 
 /// For cells that never came: matches hold, histories go on.

@@ -9,7 +9,8 @@ use super::kernels::{Avx2, Avx512};
 use super::kernels::{Kernel, Scalar};
 use super::net::Net;
 use super::plan::MAX_LANES;
-use super::predictor::Predictor;
+use super::predictor::{PAIR, Predictor};
+use crate::engine::Kernel as Instructions;
 
 /// Codes `block` with a reset predictor: the encoder reads it, the decoder fills it.
 pub(super) fn run<C: BitCoder>(
@@ -18,13 +19,26 @@ pub(super) fn run<C: BitCoder>(
     coder: &mut C,
     net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
+    // A kernel that cannot be had is reported where models are loaded; all give the same bytes.
+    let kernel = Instructions::chosen().unwrap_or(Instructions::Scalar);
+    run_with(kernel, p, block, coder, net)
+}
+
+/// As [`run`], with these instructions where the processor has them.
+pub(super) fn run_with<C: BitCoder>(
+    kernel: Instructions,
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+    net: Option<&mut dyn Net>,
+) -> Result<(), NeuralError> {
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(k) = Avx512::detect() {
+        if let (Instructions::Avx512, Some(k)) = (kernel, Avx512::detect()) {
             // SAFETY: the kernel exists only where its instructions do.
             return unsafe { avx512(k, p, block, coder, net) };
         }
-        if let Some(k) = Avx2::detect() {
+        if let (Instructions::Avx2, Some(k)) = (kernel, Avx2::detect()) {
             // SAFETY: the kernel exists only where its instructions do.
             return unsafe { avx2(k, p, block, coder, net) };
         }
@@ -77,19 +91,11 @@ fn steps<K: Kernel, C: BitCoder>(
         }
         p.begin_byte(k, block, t);
         for half in [4, 0] {
-            for l in 0..active {
-                let byte = u32::from(block[p.lanes[l].start + t]);
-                p.begin_half(l);
-                for b in (half..half + 4).rev() {
-                    let odds = p.predict(k, b);
-                    let y = coder.code(byte >> b & 1, odds)?;
-                    p.update(k, b, y);
-                }
-                if half == 4 {
-                    p.turn(k, l);
+            for l in (0..active).step_by(PAIR) {
+                if l + 1 < active {
+                    half_byte::<K, C, PAIR>(k, p, block, coder, l, t, half)?;
                 } else {
-                    // No context of this step looks at it: the encoder has known it all along.
-                    block[p.lanes[l].start + t] = p.byte(l);
+                    half_byte::<K, C, 1>(k, p, block, coder, l, t, half)?;
                 }
             }
         }
@@ -98,12 +104,38 @@ fn steps<K: Kernel, C: BitCoder>(
     Ok(())
 }
 
-/// As [`run`], by the definition.
-#[cfg(test)]
-pub(super) fn run_scalar<C: BitCoder>(
+/// Codes four bits, down from bit `half + 3`, of `N` lanes from `first` on: for every bit all are predicted, then coded and learnt
+/// in turn.
+#[inline(always)]
+fn half_byte<K: Kernel, C: BitCoder, const N: usize>(
+    k: K,
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
+    first: usize,
+    t: usize,
+    half: u32,
 ) -> Result<(), NeuralError> {
-    steps(Scalar, p, block, coder, None)
+    let mut bytes = [0; N];
+    for i in 0..N {
+        bytes[i] = u32::from(block[p.lanes[first + i].start + t]);
+        p.begin_half(k, first + i);
+    }
+    for b in (half..half + 4).rev() {
+        let odds = p.predict::<K, N>(k, first, b);
+        let mut y = [0; N];
+        for i in 0..N {
+            y[i] = coder.code(bytes[i] >> b & 1, odds[i])?;
+        }
+        p.update(k, first, b, y);
+    }
+    for l in first..first + N {
+        if half == 4 {
+            p.turn(k, l);
+        } else {
+            // No context of this step looks at it: the encoder has known it all along.
+            block[p.lanes[l].start + t] = p.byte(l);
+        }
+    }
+    Ok(())
 }

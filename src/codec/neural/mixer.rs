@@ -7,9 +7,14 @@ use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
 
 /// Inputs of the first layer, padded to whole vectors.
-pub(super) const INPUTS: usize = 96;
+pub(super) const INPUTS: usize = 64;
 /// Weight sets of the first layer.
 pub(super) const SETS: usize = 8;
+
+/// The weights that one small context chose, or the inputs, in whole cache lines.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Row(pub(super) [i16; INPUTS]);
 
 /// Rows of each weight set: what selects them has at most 8 bits.
 pub(super) const ROWS: usize = 256;
@@ -19,8 +24,8 @@ pub(super) const FINAL_ROWS: [usize; 2] = [256, 2048];
 /// One lane's inputs and what the layers made of them.
 #[derive(Clone)]
 pub(super) struct Mix {
-    pub(super) x: [i16; INPUTS],
-    pub(super) rows: [u32; SETS],
+    pub(super) x: Row,
+    rows: [u32; SETS],
     pub(super) finals: [u32; 2],
     q: [i32; SETS],
     z: [i32; 2],
@@ -29,7 +34,7 @@ pub(super) struct Mix {
 impl Mix {
     pub(super) fn new() -> Self {
         Mix {
-            x: [0; INPUTS],
+            x: Row([0; INPUTS]),
             rows: [0; SETS],
             finals: [0; 2],
             q: [0; SETS],
@@ -38,9 +43,25 @@ impl Mix {
     }
 }
 
+impl Mix {
+    /// Chooses a row (below [`ROWS`]) of every weight set.
+    #[inline(always)]
+    pub(super) fn choose(&mut self, rows: [u32; SETS]) {
+        for s in 0..SETS {
+            self.rows[s] = (s * ROWS) as u32 + rows[s];
+        }
+    }
+
+    /// Log odds of the next bit, after [`Mixer::predict`].
+    #[inline(always)]
+    pub(super) fn odds(&self) -> i32 {
+        (self.z[0] + self.z[1]) >> 1
+    }
+}
+
 /// All weights of a block.
 pub(super) struct Mixer {
-    weights: Vec<[i16; INPUTS]>,
+    weights: Vec<Row>,
     finals: Vec<[i32; SETS]>,
 }
 
@@ -54,34 +75,42 @@ impl Mixer {
 
     pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
         self.weights.clear();
-        self.weights.resize(SETS * ROWS, *init);
+        self.weights.resize(SETS * ROWS, Row(*init));
         self.finals.clear();
         self.finals
             .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SETS]);
     }
 
-    #[cfg(test)]
-    pub(super) fn first_row(&self) -> &[i16; INPUTS] {
-        &self.weights[0]
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.weights.clone_from(&other.weights);
+        self.finals.clone_from(&other.finals);
     }
 
-    /// Log odds of the next bit.
+    /// Bytes that the weights take.
+    pub(super) fn memory(&self) -> usize {
+        size_of_val(&self.weights[..]) + size_of_val(&self.finals[..])
+    }
+
+    #[cfg(test)]
+    pub(super) fn first_row(&self) -> &[i16; INPUTS] {
+        &self.weights[0].0
+    }
+
+    /// Mixes the inputs.
     #[inline(always)]
-    pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) -> i32 {
-        for (q, &row) in m.q.iter_mut().zip(&m.rows) {
-            *q = (k.dot(&self.weights[row as usize], &m.x) >> 14)
-                .clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
+    pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) {
+        let sums = k.dots(&self.weights, &m.rows, &m.x);
+        for s in 0..SETS {
+            m.q[s] = (sums[s] >> 6).clamp(-LIMIT, LIMIT);
         }
         for (z, &row) in m.z.iter_mut().zip(&m.finals) {
             let w = &self.finals[row as usize];
-            let sum: i64 = w
-                .iter()
-                .zip(&m.q)
-                .map(|(&w, &q)| i64::from(w) * i64::from(q))
-                .sum();
-            *z = (sum >> 16).clamp(-i64::from(LIMIT), i64::from(LIMIT)) as i32;
+            let mut sum = 0;
+            for s in 0..SETS {
+                sum += (w[s] * m.q[s]) >> 4;
+            }
+            *z = (sum >> 12).clamp(-LIMIT, LIMIT);
         }
-        (m.z[0] + m.z[1]) >> 1
     }
 
     /// Learns bit `y`; `rate` and `final_rate` are learning rates in units of 2^-16.
@@ -89,18 +118,19 @@ impl Mixer {
     pub(super) fn update<K: Kernel>(&mut self, k: K, m: &Mix, y: u32, rate: i32, final_rate: i32) {
         let target = (y as i32) << 16;
         for (&z, &row) in m.z.iter().zip(&m.finals) {
-            let e = i64::from(target - squash(z)) * i64::from(final_rate);
-            for (w, &q) in self.finals[row as usize].iter_mut().zip(&m.q) {
-                *w += ((e * i64::from(q) + (1 << 23)) >> 24) as i32;
+            let e = ((target - squash(z)) * final_rate) >> 10;
+            let w = &mut self.finals[row as usize];
+            for s in 0..SETS {
+                w[s] = (w[s] + ((e * m.q[s] + (1 << 13)) >> 14)).clamp(-FINAL_LIMIT, FINAL_LIMIT);
             }
         }
-        for (&q, &row) in m.q.iter().zip(&m.rows) {
-            let e = ((target - squash(q)) * rate.min(1024)) >> 11;
-            k.train(
-                &mut self.weights[row as usize],
-                &m.x,
-                e.clamp(-32767, 32767) as i16,
-            );
+        let mut e = [0; SETS];
+        for s in 0..SETS {
+            e[s] = (((target - squash(m.q[s])) * rate) >> 11).clamp(-32767, 32767);
         }
+        k.train(&mut self.weights, &m.rows, &m.x, &e);
     }
 }
+
+/// Largest magnitude of a weight of the second layer, 1.0 being 2^16: products with log odds then fit 31 bits.
+const FINAL_LIMIT: i32 = 1 << 18;

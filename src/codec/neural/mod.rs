@@ -5,11 +5,11 @@
 //! damaged payload are the caller's checksum to find. Layout: docs/CODEC.md.
 
 mod apm;
-mod base;
 mod coder;
 mod contexts;
 mod header;
 mod history;
+mod initial;
 mod inputs;
 mod kernels;
 mod lane;
@@ -29,11 +29,11 @@ mod tests;
 
 use std::cell::RefCell;
 
-pub use base::Start;
 use coder::{BitCoder, BitDecoder, BitEncoder};
 pub use net::Net;
 use plan::Plan;
 use predictor::Predictor;
+pub use start::Start;
 
 /// Why a neural payload does not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,35 +50,50 @@ pub enum NeuralError {
     /// The payload was written with a network and none is given.
     #[error("neural payload needs its model")]
     Net,
+    /// The payload was coded from another start state than the one given.
+    #[error("neural payload was coded from another start state")]
+    Start,
     /// The coded bits are impossible.
     #[error("neural payload is corrupt")]
     Corrupt,
     /// Bytes are left over after the block.
     #[error("neural payload has trailing bytes")]
     Trailing,
-    /// The payload was coded from another start state than the one given, or one is needed and none is given.
-    #[error("neural payload was coded from another start state")]
-    Start,
+}
+
+/// A thread's predictor, kept for its allocation, and what it coded last: the next start state may need just that.
+#[derive(Default)]
+struct Scratch {
+    predictor: Predictor,
+    last: Option<Last>,
+}
+
+/// What a predictor has seen since it was reset.
+#[derive(PartialEq, Eq)]
+struct Last {
+    /// The start state that it took over.
+    start: Option<u64>,
+    plan: Plan,
+    data: Vec<u8>,
 }
 
 thread_local! {
-    /// The tables of this thread's last block, kept for their allocation.
-    static SCRATCH: RefCell<Option<Box<Predictor>>> = const { RefCell::new(None) };
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
 }
 
-/// Encodes `data`, with a network in a few lanes, without one in a single lane; from `start`, if given, and then without a
-/// network.
+/// Encodes `data`, with a network in a few lanes, without one in a single lane.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
-    if let Some(payload) = start.and_then(|start| base::encode(data, start)) {
-        return payload;
-    }
-    let plan = Plan::find(data, net.is_some());
+    let plan = match start {
+        None => Plan::find(data, net.is_some()),
+        Some(start) => start.follow(data, net.is_some()),
+    };
     let mut out = Vec::with_capacity(data.len() / 4 + 16);
-    header::write(&plan, net.is_some(), &mut out);
+    header::write(&plan, net.is_some(), start.is_some(), &mut out);
     let mut coder = BitEncoder::new();
-    let mut block = data.to_vec();
+    let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
+    block.extend_from_slice(data);
     // Encoding cannot fail: every probability is nonzero.
-    let _ = run(&mut block, plan, &mut coder, net.take());
+    let _ = run(&mut block, data.len(), plan, &mut coder, net.take(), start);
     coder.finish(&mut out);
     out
 }
@@ -88,11 +103,11 @@ pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>)
 /// # Errors
 /// A payload without a valid header.
 pub fn needs_net(payload: &[u8], len: usize) -> Result<bool, NeuralError> {
-    header::read(payload, len).map(|(_, net, _)| net)
+    header::read(payload, len).map(|h| h.net)
 }
 
 /// Decodes a payload of [`encode`] into the `len` bytes that it was made from. A network is ignored if the payload was made
-/// without one, and `start` if it was made without a start state.
+/// without one.
 ///
 /// # Errors
 /// Any [`NeuralError`]; a damaged payload may also decode to wrong bytes.
@@ -102,32 +117,52 @@ pub fn decode(
     net: Option<&mut dyn Net>,
     start: Option<&Start>,
 ) -> Result<Vec<u8>, NeuralError> {
-    if base::is_started(payload) {
-        return base::decode(payload, len, start);
-    }
-    let (plan, needed, bits) = header::read(payload, len)?;
-    if needed && net.is_none() {
+    let h = header::read(payload, len)?;
+    if h.net && net.is_none() {
         return Err(NeuralError::Net);
     }
-    let mut block = vec![0; len];
-    let mut coder = BitDecoder::new(bits);
-    run(&mut block, plan, &mut coder, net.filter(|_| needed))?;
+    if h.started != start.is_some()
+        || start.is_some_and(|s| !s.leads_to(&h.plan))
+    {
+        return Err(NeuralError::Start);
+    }
+    let seen = start.map_or(&[][..], |s| s.seen());
+    let mut block = Vec::with_capacity(seen.len() + len);
+    block.extend_from_slice(seen);
+    block.resize(seen.len() + len, 0);
+    let mut coder = BitDecoder::new(h.bits);
+    run(&mut block, len, h.plan, &mut coder, net.filter(|_| h.net), start)?;
     coder.finish()?;
+    block.drain(..seen.len());
     Ok(block)
 }
 
 fn run<C: BitCoder>(
     block: &mut [u8],
+    len: usize,
     plan: Plan,
     coder: &mut C,
     mut net: Option<&mut dyn Net>,
+    start: Option<&Start>,
 ) -> Result<(), NeuralError> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let p = scratch.get_or_insert_default();
-        p.reset(plan, block.len(), net.is_some());
+        let scratch = scratch.get_or_insert_default();
+        scratch.last = None;
+        let p = &mut scratch.predictor;
+        match start {
+            None => p.reset(plan, len, net.is_some()),
+            Some(start) => start.resume(p, plan, len, net.is_some()),
+        }
+        let alone = net.is_none();
         if let Some(net) = net.as_deref_mut() {
             net.reset(plan.lanes, plan.stride);
         }
-        lockstep::run(p, block, coder, net)
+        lockstep::run(p, block, coder, net)?;
+        scratch.last = alone.then(|| Last {
+            start: start.map(Start::id),
+            plan,
+            data: block[block.len() - len..].to_vec(),
+        });
+        Ok(())
     })
 }

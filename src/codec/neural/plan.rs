@@ -1,11 +1,14 @@
 //! What the encoder finds out about a block and tells the decoder: lanes, kind of contexts, record strides.
 
+use super::predictor::PAIR;
 use crate::engine::stride;
 
 /// Largest record stride.
 pub(crate) const MAX_STRIDE: usize = 1023;
 /// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
 const NET_LANES: usize = 4;
+/// Bytes from which a block has two lanes: their latencies overlap.
+const PAIRED: usize = 4096;
 /// Largest number of lanes that a payload may have.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -25,16 +28,14 @@ pub(crate) struct Plan {
     pub(crate) kind: Kind,
     /// Record length in bytes; 0: none.
     pub(crate) stride: usize,
+    /// Added to a position before its column is taken: where records begin; below the stride.
+    pub(crate) phase: usize,
 }
 
 impl Plan {
     /// A plan for `data`, found by counting.
     pub(crate) fn find(data: &[u8], net: bool) -> Self {
-        let lanes = if net {
-            (data.len() / 2048).clamp(1, NET_LANES)
-        } else {
-            1
-        };
+        let lanes = lanes(data, net);
         let text = data
             .iter()
             .filter(|&&b| b == 9 || b == 10 || b == 13 || (32..127).contains(&b))
@@ -48,6 +49,74 @@ impl Plan {
             lanes,
             kind,
             stride: usize::from(stride::detect(data)),
+            phase: 0,
         }
     }
+}
+
+fn lanes(data: &[u8], net: bool) -> usize {
+    if net {
+        (data.len() / 2048).clamp(1, NET_LANES)
+    } else if data.len() >= PAIRED {
+        PAIR
+    } else {
+        1
+    }
+}
+
+impl Plan {
+    /// The plan of `data` that goes on where `self` ended, without a network.
+    pub(crate) fn go_on(&self, data: &[u8]) -> Self {
+        Plan {
+            lanes: lanes(data, false),
+            ..*self
+        }
+    }
+
+    /// The plan of `data` coded after `seen` with `self`: the same contexts and stride, records found again.
+    pub(crate) fn follow(&self, seen: &[u8], data: &[u8], net: bool) -> Self {
+        Plan {
+            lanes: lanes(data, net),
+            phase: phase(self.stride, self.phase, seen, data),
+            ..*self
+        }
+    }
+}
+
+/// Bytes that tell where records begin.
+const SAMPLE: usize = 16 << 10;
+
+/// The phase of `data` behind `seen`, whose phase is `before`: where most columns have the same most frequent byte.
+fn phase(stride: usize, before: usize, seen: &[u8], data: &[u8]) -> usize {
+    if stride < 2 {
+        return 0;
+    }
+    let from = seen.len().saturating_sub(SAMPLE);
+    let old = columns(&seen[from..], stride, (from + before) % stride);
+    let new = columns(&data[..data.len().min(SAMPLE)], stride, (seen.len() + before) % stride);
+    let mut best = (0, 0);
+    for shift in 0..stride {
+        let mut score = 0;
+        for (c, &(byte, count)) in new.iter().enumerate() {
+            let (b, n) = old[(c + shift) % stride];
+            score += if b == byte { count.min(n) } else { 0 };
+        }
+        if score > best.0 {
+            best = (score, shift);
+        }
+    }
+    (before + best.1) % stride
+}
+
+/// Per column the most frequent byte and how often it came; the first byte of `data` lies in column `first`.
+fn columns(data: &[u8], stride: usize, first: usize) -> Vec<(u8, u32)> {
+    let mut counts = vec![[0u32; 256]; stride];
+    for (i, &byte) in data.iter().enumerate() {
+        counts[(first + i) % stride][usize::from(byte)] += 1;
+    }
+    let top = |c: &[u32; 256]| {
+        let byte = (0..=255u8).max_by_key(|&b| (c[usize::from(b)], 255 - b)).unwrap_or(0);
+        (byte, c[usize::from(byte)])
+    };
+    counts.iter().map(top).collect()
 }

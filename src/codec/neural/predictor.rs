@@ -3,29 +3,37 @@
 //! Within a step, the lanes' half bytes are coded one after another: lane 0's first four bits, lane 1's, ..., then lane
 //! 0's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
 
-use super::apm::{Apm, Cell};
+use super::apm::{self, Apm, Cell};
 use super::contexts::{CONTEXTS, Near, contexts};
 use super::history::{self, Histories};
 use super::inputs::{self, Inputs};
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
 #[cfg(test)]
-use super::mixer::INPUTS;
-use super::mixer::{FINAL_ROWS, Mix, Mixer, ROWS};
+use super::mixer::{INPUTS, SETS};
+use super::mixer::{FINAL_ROWS, Mix, Mixer};
 use super::net::Tree;
 use super::plan::{Kind, MAX_LANES, Plan};
 use super::slots::{RATE, Slots};
-use super::start::Start;
+use super::initial::Initial;
 use super::tables::{squash, stretch};
 
-/// First input after the contexts' two groups.
-const EXTRA: usize = 2 * CONTEXTS;
+/// First input after the contexts' three groups.
+const EXTRA: usize = 3 * CONTEXTS;
 
-/// A lane's contexts for the current byte.
+/// Lanes whose bits are predicted together, before either learns its own.
+pub(super) const PAIR: usize = 2;
+
+/// A lane's contexts for the current byte, and what its current bit is predicted from.
 #[derive(Clone)]
 struct Work {
     hashes: [u32; CONTEXTS],
     near: Near,
+    buckets: [u32; CONTEXTS],
+    inputs: Inputs,
+    mix: Mix,
+    cells: [Cell; 2],
+    match_cell: u32,
     /// Bits of this byte so far behind a leading 1.
     partial: u32,
     /// The byte that the match expects, behind a leading 1; 0: none.
@@ -47,19 +55,12 @@ pub(super) struct Predictor {
     work: Vec<Work>,
     /// Whether this block has a network.
     net: bool,
-    starts: [Start; 2],
+    initial: [Initial; 2],
     /// One row for every weight set: how the start state is learnt.
     #[cfg(test)]
     pub(super) one_row: bool,
     rate: i32,
     step: i32,
-    // The half byte in progress.
-    lane: usize,
-    buckets: [u32; CONTEXTS],
-    inputs: Inputs,
-    mix: Mix,
-    cells: [Cell; 2],
-    match_cell: u32,
 }
 
 impl Default for Predictor {
@@ -73,6 +74,11 @@ impl Predictor {
         let work = Work {
             hashes: [0; CONTEXTS],
             near: Near::default(),
+            buckets: [0; CONTEXTS],
+            inputs: Inputs::new(),
+            mix: Mix::new(),
+            cells: [Cell::default(); 2],
+            match_cell: NONE,
             partial: 1,
             expected: 0,
             tree: Tree::new(),
@@ -82,6 +88,7 @@ impl Predictor {
                 lanes: 1,
                 kind: Kind::Binary,
                 stride: 0,
+                phase: 0,
             },
             lanes: Vec::new(),
             finder: Finder::new(),
@@ -92,42 +99,64 @@ impl Predictor {
             matches: Vec::new(),
             net: false,
             work: vec![work; MAX_LANES],
-            starts: [Start::learnt(Kind::Binary), Start::learnt(Kind::Text)],
+            initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
             one_row: false,
             rate: 0,
             step: 0,
-            lane: 0,
-            buckets: [0; CONTEXTS],
-            inputs: Inputs::new(),
-            mix: Mix::new(),
-            cells: [Cell::default(); 2],
-            match_cell: NONE,
         }
     }
 
     /// Forgets everything and prepares for a block of `len` bytes.
     pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
+        self.finder.reset();
+        self.slots.reset();
+        let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
+        self.histories.reset(&initial.histories);
+        self.mixer.reset(&initial.weights);
+        self.apms[0].reset();
+        self.apms[1].reset();
+        self.matches.clear();
+        self.matches.extend_from_slice(&initial.matches);
+        self.step = 0;
+        self.lanes.clear();
+        self.begin(plan, 0, len, net);
+    }
+
+    /// Takes over what `other` learnt.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.finder.copy_from(&other.finder);
+        self.slots.copy_from(&other.slots);
+        self.histories.copy_from(&other.histories);
+        self.mixer.copy_from(&other.mixer);
+        self.apms[0].copy_from(&other.apms[0]);
+        self.apms[1].copy_from(&other.apms[1]);
+        self.matches.clone_from(&other.matches);
+        self.step = other.step;
+        self.lanes.clone_from(&other.lanes);
+    }
+
+    /// Prepares for a block of `len` bytes that follows `seen` ones.
+    pub(super) fn begin(&mut self, plan: Plan, seen: usize, len: usize, net: bool) {
         self.plan = plan;
         self.net = net;
         let whole = len.div_ceil(plan.lanes).max(1);
-        self.lanes.clear();
+        let last = self.lanes.drain(..).next_back();
         for l in 0..plan.lanes {
             let start = (l * whole).min(len);
-            self.lanes
-                .push(Lane::new(start, whole.min(len - start), whole));
+            let mut lane = Lane::new(seen + start, whole.min(len - start));
+            if let (0, Some(before)) = (l, &last) {
+                lane = before.clone();
+                lane.resume(seen, whole.min(len));
+            }
+            self.lanes.push(lane);
         }
-        self.finder.reset(len);
-        let bits = (len.max(1024).next_power_of_two().ilog2() - 2).clamp(8, 13);
-        self.slots.reset(CONTEXTS, bits);
-        let start = &self.starts[usize::from(plan.kind == Kind::Text)];
-        self.histories.reset(&start.histories);
-        self.mixer.reset(&start.weights);
-        self.apms[0].reset(65536);
-        self.apms[1].reset(65536);
-        self.matches.clear();
-        self.matches.extend_from_slice(&start.matches);
-        self.step = 0;
+        self.finder.begin(seen, len, whole);
+    }
+
+    /// Bytes of memory that the state takes.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.memory() + self.finder.memory() + self.mixer.memory() + 2 * apm::MEMORY + (1 << 17)
     }
 
     /// Prepares every lane for its byte `t`.
@@ -146,7 +175,7 @@ impl Predictor {
                 lane,
                 block,
                 t,
-                &self.finder.trail,
+                &self.finder,
                 &self.plan,
                 &mut w.hashes,
             );
@@ -167,12 +196,9 @@ impl Predictor {
 
     /// Starts a half byte of lane `l`.
     #[inline(always)]
-    pub(super) fn begin_half(&mut self, l: usize) {
-        self.lane = l;
-        let w = &self.work[l];
-        for (c, (bucket, &hash)) in self.buckets.iter_mut().zip(&w.hashes).enumerate() {
-            *bucket = self.slots.find(c, hash);
-        }
+    pub(super) fn begin_half<K: Kernel>(&mut self, k: K, l: usize) {
+        let w = &mut self.work[l];
+        self.slots.find_all(k, &w.hashes, &mut w.buckets);
     }
 
     /// After lane `l`'s first four bits: the second half byte's contexts.
@@ -187,88 +213,79 @@ impl Predictor {
         self.slots.prefetch(k, &w.hashes);
     }
 
-    /// Probability (16 bits) that the next bit is 1. `b` counts bits down from 7.
+    /// Probabilities (16 bits) that the next bits of `N` lanes from `first` on are 1. `b` counts bits down from 7.
+    ///
+    /// Every stage is done for all of them before the next: their latencies overlap.
     #[inline(always)]
-    pub(super) fn predict<K: Kernel>(&mut self, k: K, b: u32) -> i32 {
-        let w = &self.work[self.lane];
-        let lane = &self.lanes[self.lane];
-        let node = node(w.partial, b);
-        self.slots.read(&self.buckets, node, &mut self.inputs.slots);
-        let known = inputs::prepare(&mut self.inputs, &self.histories, &mut self.mix.x);
-        let x = &mut self.mix.x;
-        let known = known.min(31);
-        // The match: a learned confidence in the expected bit.
-        self.match_cell = NONE;
-        x[EXTRA] = 0;
-        x[EXTRA + 1] = 0;
-        let mut length = 0;
-        if w.expected >> (b + 1) == w.partial {
-            let i = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
-            let bit = (w.expected >> b) & 1;
-            self.match_cell = i * 2 | bit;
-            let p = self.matches[i as usize] >> 16;
-            let st = stretch(p);
-            let half = (p as i32 - 32768) >> 5;
-            x[EXTRA] = if bit == 1 { st } else { -st } as i16;
-            x[EXTRA + 1] = if bit == 1 { half } else { -half } as i16;
-            length = 1 + lane.match_len.min(32) / 2;
-        }
-        x[EXTRA + 2] = 256;
-        x[EXTRA + 3] = if self.net {
-            stretch(w.tree.p(w.partial)) as i16
-        } else {
-            0
+    pub(super) fn predict<K: Kernel, const N: usize>(
+        &mut self,
+        k: K,
+        first: usize,
+        b: u32,
+    ) -> [i32; N] {
+        let mut out = [0; N];
+        let Some(work) = self.work.get_mut(first..first + N) else {
+            return out;
         };
-        let near = &w.near;
-        let mut rows = [
-            w.partial,
-            length.min(15) * 16 + known / 2,
-            near.column & 255,
-            u32::from(near.aligned),
-            u32::from(near.above),
-            u32::from(near.previous),
-            u32::from(near.trust) * 32 + lane.followed.min(31),
-            b * 32 + known,
-        ];
-        let mut base = 0;
-        #[cfg(test)]
-        if self.one_row {
-            rows = [0; 8];
+        for w in work.iter_mut() {
+            let node = node(w.partial, b);
+            w.inputs.slots = self.slots.read(k, &w.buckets, node);
         }
-        for row in &mut rows {
-            *row += base;
-            base += ROWS as u32;
+        for w in work.iter_mut() {
+            inputs::look_up(k, &mut w.inputs, &self.histories);
         }
-        self.mix.rows = rows;
-        self.mix.finals = [
-            w.partial,
-            FINAL_ROWS[0] as u32 + (near.column & 255) * 8 + b,
-        ];
-        let odds = self.mixer.predict(k, &mut self.mix);
-        let p0 = squash(odds);
-        let (p1, c1) =
-            self.apms[0].refine((w.partial | u32::from(near.previous) << 8) as usize, odds);
-        let (p2, c2) = self.apms[1].refine((w.partial | u32::from(near.above) << 8) as usize, odds);
-        self.cells = [c1, c2];
-        ((2 * p0 + p1 + p2) >> 2).clamp(1, 65535)
+        for (i, w) in work.iter_mut().enumerate() {
+            let known = inputs::fill(&w.inputs, &mut w.mix.x.0).min(31);
+            let lane = &self.lanes[first + i];
+            let p = if self.net { stretch(w.tree.p(w.partial)) } else { 0 };
+            w.extras(lane, &self.matches, p, known, b);
+            #[cfg(test)]
+            if self.one_row {
+                w.mix.choose([0; SETS]);
+            }
+        }
+        for w in work.iter_mut() {
+            self.mixer.predict(k, &mut w.mix);
+        }
+        for (out, w) in out.iter_mut().zip(work) {
+            let odds = w.mix.odds();
+            let p0 = squash(odds);
+            let near = &w.near;
+            let (p1, c1) = self.apms[0].refine(w.partial | u32::from(near.previous) << 8, odds);
+            let (p2, c2) = self.apms[1].refine(w.partial | u32::from(near.above) << 8, odds);
+            w.cells = [c1, c2];
+            *out = ((2 * p0 + p1 + p2) >> 2).clamp(1, 65535);
+        }
+        out
     }
 
-    /// Learns bit `y`.
+    /// Learns the bits `y` of `N` lanes from `first` on, one lane after another.
     #[inline(always)]
-    pub(super) fn update<K: Kernel>(&mut self, k: K, b: u32, y: u32) {
-        let w = &mut self.work[self.lane];
-        let node = node(w.partial, b);
-        self.mixer.update(k, &self.mix, y, self.rate, 400);
-        inputs::learn(&mut self.inputs, &mut self.histories, y);
-        self.slots.write(&self.buckets, node, &self.inputs.slots);
-        if self.match_cell != NONE {
-            let hit = u32::from(self.match_cell & 1 == y);
-            let cell = &mut self.matches[(self.match_cell >> 1) as usize];
-            *cell = history::updated(*cell, hit, 127, u32::from(RATE[(*cell & 127) as usize]));
+    pub(super) fn update<K: Kernel, const N: usize>(
+        &mut self,
+        k: K,
+        first: usize,
+        b: u32,
+        y: [u32; N],
+    ) {
+        let Some(work) = self.work.get_mut(first..first + N) else {
+            return;
+        };
+        for (w, y) in work.iter_mut().zip(y) {
+            let node = node(w.partial, b);
+            self.mixer.update(k, &w.mix, y, self.rate, 400);
+            inputs::learn(k, &mut w.inputs, &mut self.histories, y);
+            self.slots.write(&w.buckets, node, &w.inputs.slots);
+            if w.match_cell != NONE {
+                let hit = u32::from(w.match_cell & 1 == y);
+                let cell = &mut self.matches[(w.match_cell >> 1) as usize];
+                let rate = u32::from(RATE[(*cell & 127) as usize]);
+                *cell = history::updated(*cell, hit, 127, rate);
+            }
+            self.apms[0].update(w.cells[0], y, 4);
+            self.apms[1].update(w.cells[1], y, 4);
+            w.partial = w.partial * 2 + y;
         }
-        self.apms[0].update(self.cells[0], y, 4);
-        self.apms[1].update(self.cells[1], y, 4);
-        w.partial = w.partial * 2 + y;
     }
 
     /// All lanes have their byte `t`.
@@ -294,6 +311,45 @@ impl Predictor {
     /// The byte that lane `l` has just completed.
     pub(super) fn byte(&self, l: usize) -> u8 {
         self.work[l].partial as u8
+    }
+}
+
+impl Work {
+    /// The inputs beside the contexts', and the rows of weights.
+    #[inline(always)]
+    fn extras(&mut self, lane: &Lane, matches: &[u32], net: i32, known: u32, b: u32) {
+        let x = &mut self.mix.x.0;
+        // The match: a learned confidence in the expected bit.
+        self.match_cell = NONE;
+        x[EXTRA] = 0;
+        x[EXTRA + 1] = 0;
+        let mut length = 0;
+        if self.expected >> (b + 1) == self.partial {
+            let i = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
+            let bit = (self.expected >> b) & 1;
+            self.match_cell = i * 2 | bit;
+            let p = matches[i as usize] >> 16;
+            let st = stretch(p);
+            let half = (p as i32 - 32768) >> 5;
+            x[EXTRA] = if bit == 1 { st } else { -st } as i16;
+            x[EXTRA + 1] = if bit == 1 { half } else { -half } as i16;
+            length = 1 + lane.match_len.min(32) / 2;
+        }
+        x[EXTRA + 2] = 256;
+        x[EXTRA + 3] = net as i16;
+        let near = &self.near;
+        let column = near.column & 255;
+        self.mix.choose([
+            self.partial,
+            length.min(15) * 16 + known / 2,
+            column,
+            u32::from(near.aligned),
+            u32::from(near.above),
+            u32::from(near.previous),
+            u32::from(near.trust) * 32 + lane.followed.min(31),
+            b * 32 + known,
+        ]);
+        self.mix.finals = [self.partial, FINAL_ROWS[0] as u32 + column * 8 + b];
     }
 }
 

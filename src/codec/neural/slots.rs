@@ -12,6 +12,13 @@
 use super::contexts::CONTEXTS;
 use super::kernels::Kernel;
 
+/// Size of a huge page.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
+
+/// Buckets of a region, as a power of two.
+const BITS: u32 = 13;
+
 /// Largest count of a slot.
 pub(super) const COUNT_LIMIT: u32 = 127;
 
@@ -28,30 +35,60 @@ const EMPTY: Bucket = Bucket([FRESH; 16]);
 /// The regions of all contexts, one after another.
 pub(super) struct Slots {
     buckets: Vec<Bucket>,
-    bits: u32,
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
         Slots {
             buckets: Vec::new(),
-            bits: 0,
         }
     }
 
-    /// Forgets everything; every one of `contexts` regions then has `2^bits` buckets.
-    pub(super) fn reset(&mut self, contexts: usize, bits: u32) {
-        self.bits = bits;
+    /// Forgets everything.
+    pub(super) fn reset(&mut self) {
+        self.allocate(CONTEXTS << BITS);
         self.buckets.clear();
-        self.buckets.resize(contexts << bits, EMPTY);
+        self.buckets.resize(CONTEXTS << BITS, EMPTY);
+    }
+
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.allocate(other.buckets.len());
+        self.buckets.clone_from(&other.buckets);
+    }
+
+    /// Bytes that the buckets take.
+    pub(super) fn memory(&self) -> usize {
+        size_of_val(&self.buckets[..])
+    }
+
+    /// Makes room for `n` buckets, in huge pages where the system has them: nearly every look-up is on another page.
+    fn allocate(&mut self, n: usize) {
+        if self.buckets.capacity() >= n {
+            return;
+        }
+        self.buckets = Vec::with_capacity(n);
+        #[cfg(target_os = "linux")]
+        {
+            let from = self.buckets.as_ptr() as usize;
+            let start = from.next_multiple_of(HUGE);
+            let end = (from + n * size_of::<Bucket>()) / HUGE * HUGE;
+            if start < end {
+                let at = std::ptr::without_provenance_mut(start);
+                // SAFETY: the range lies within this allocation, and the advice changes nothing but speed. A system that cannot
+                // follow it says so, which does not matter.
+                let _ = unsafe {
+                    rustix::mm::madvise(at, end - start, rustix::mm::Advice::LinuxHugepage)
+                };
+            }
+        }
     }
 
     /// The bucket of `hash` in the region of context `c`: the one that carries its checksum, or the less used of the
     /// two candidates, emptied.
     #[inline(always)]
     pub(super) fn find(&mut self, c: usize, hash: u32) -> u32 {
-        let region = c << self.bits;
-        let first = region + (hash >> (32 - self.bits)) as usize;
+        let region = c << BITS;
+        let first = region + (hash >> (32 - BITS)) as usize;
         let second = first ^ 1;
         let check = (hash & 0xffff) << 16 | 1;
         if self.buckets[first].0[0] == check {
@@ -71,11 +108,44 @@ impl Slots {
         victim as u32
     }
 
+    /// The buckets of all contexts' hashes.
+    #[inline(always)]
+    pub(super) fn find_all<K: Kernel>(
+        &mut self,
+        k: K,
+        hashes: &[u32; CONTEXTS],
+        out: &mut [u32; CONTEXTS],
+    ) {
+        let mut first = [0; CONTEXTS];
+        for c in 0..CONTEXTS {
+            out[c] = ((c as u32) << BITS) + (hashes[c] >> (32 - BITS));
+            first[c] = out[c] * 16;
+        }
+        let found = k.gather(self.flat(), &first);
+        let mut missed = 0u32;
+        for c in 0..CONTEXTS {
+            let check = (hashes[c] & 0xffff) << 16 | 1;
+            missed |= u32::from(found[c] != check) << c;
+        }
+        while missed != 0 {
+            let c = missed.trailing_zeros() as usize;
+            missed &= missed - 1;
+            out[c] = self.find(c, hashes[c]);
+        }
+    }
+
+    /// All words, 16 a bucket.
+    #[inline(always)]
+    fn flat(&self) -> &[u32] {
+        // SAFETY: a bucket is 16 words without padding.
+        unsafe { std::slice::from_raw_parts(self.buckets.as_ptr().cast(), self.buckets.len() * 16) }
+    }
+
     /// Asks for the buckets of all contexts' hashes ahead of [`Slots::find`].
     #[inline(always)]
     pub(super) fn prefetch<K: Kernel>(&self, k: K, hashes: &[u32; CONTEXTS]) {
         for (c, hash) in hashes.iter().enumerate() {
-            let first = (c << self.bits) + (hash >> (32 - self.bits)) as usize;
+            let first = (c << BITS) + (hash >> (32 - BITS)) as usize;
             if let Some(bucket) = self.buckets.get(first) {
                 k.prefetch(bucket);
             }
@@ -84,10 +154,17 @@ impl Slots {
 
     /// Slot `node` of every context's bucket.
     #[inline(always)]
-    pub(super) fn read(&self, buckets: &[u32; CONTEXTS], node: usize, out: &mut [u32; CONTEXTS]) {
-        for (out, &bucket) in out.iter_mut().zip(buckets) {
-            *out = self.buckets[bucket as usize].0[node & 15];
+    pub(super) fn read<K: Kernel>(
+        &self,
+        k: K,
+        buckets: &[u32; CONTEXTS],
+        node: usize,
+    ) -> [u32; CONTEXTS] {
+        let mut at = [0; CONTEXTS];
+        for c in 0..CONTEXTS {
+            at[c] = buckets[c] * 16 + (node as u32 & 15);
         }
+        k.gather(self.flat(), &at)
     }
 
     /// Puts slots back where [`Slots::read`] took them.

@@ -1,49 +1,99 @@
-//! The start state of every block: mixer weights and what bit histories mean, learnt once from recordings.
-//!
-//! `start.bin` is part of the format: it holds, per kind of contexts, [`INPUTS`] weights (i16, little-endian),
-//! [`MATCHES`] and then `CONTEXTS * HISTORIES` log odds (i8, in units of 17/256). The ignored test
-//! `learn_start_state` makes it.
+//! Start states: what a block is coded from instead of nothing.
 
-use super::contexts::CONTEXTS;
-use super::history::HISTORIES;
-use super::mixer::INPUTS;
-use super::plan::Kind;
-use super::tables::squash;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Cells of the match model: by length of the match.
-pub(super) const MATCHES: usize = 32;
-/// Unit of the stored log odds.
-pub(super) const UNIT: i32 = 17;
-/// Bytes per kind.
-pub(super) const SIZE: usize = 2 * INPUTS + MATCHES + CONTEXTS * HISTORIES;
-/// How many sightings a learnt cell counts for.
-const TRUST: u32 = 10;
+use super::coder::Replay;
+use super::lockstep;
+use super::plan::Plan;
+use super::predictor::Predictor;
+use super::{Last, SCRATCH, Scratch};
 
-static LEARNT: &[u8; 2 * SIZE] = include_bytes!("start.bin");
+/// The codec's state after some bytes. It never changes and is shared between threads.
+pub struct Start {
+    /// Tells states of this process apart.
+    id: u64,
+    predictor: Predictor,
+    plan: Plan,
+    seen: Vec<u8>,
+}
 
-/// The start state for one kind of contexts.
-pub(super) struct Start {
-    pub(super) weights: [i16; INPUTS],
-    pub(super) matches: Vec<u32>,
-    pub(super) histories: Vec<u32>,
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("seen", &self.seen.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Start {
-    pub(super) fn learnt(kind: Kind) -> Self {
-        let at = if kind == Kind::Text { SIZE } else { 0 };
-        let (weights, cells) = LEARNT[at..at + SIZE].split_at(2 * INPUTS);
-        let mut out = Start {
-            weights: [0; INPUTS],
-            matches: Vec::new(),
-            histories: Vec::new(),
+    /// The state after `before`, if any, and then `data`. Free of work if this thread has just coded `data` from `before`.
+    #[must_use]
+    pub fn then(before: Option<&Start>, data: &[u8]) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let plan = match before {
+            None => Plan::find(data, false),
+            Some(before) => before.plan.go_on(data),
         };
-        for (w, raw) in out.weights.iter_mut().zip(weights.chunks_exact(2)) {
-            *w = i16::from_le_bytes([raw[0], raw[1]]);
+        let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + data.len());
+        seen.extend_from_slice(before.map_or(&[], |b| &b.seen));
+        seen.extend_from_slice(data);
+        let predictor = just_coded(before, plan, data).unwrap_or_else(|| {
+            let mut p = Predictor::new();
+            match before {
+                None => p.reset(plan, data.len(), false),
+                Some(before) => before.resume(&mut p, plan, data.len(), false),
+            }
+            // Nothing is coded, so nothing fails.
+            let _ = lockstep::run(&mut p, &mut seen, &mut Replay, None);
+            p
+        });
+        Start {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            predictor,
+            plan,
+            seen,
         }
-        let cell = |raw: &u8| (squash(i32::from(*raw as i8) * UNIT) as u32) << 16 | TRUST;
-        let (matches, histories) = cells.split_at(MATCHES);
-        out.matches = matches.iter().map(cell).collect();
-        out.histories = histories.iter().map(cell).collect();
-        out
     }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.predictor.memory() + self.seen.capacity()
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The bytes that it has seen.
+    pub(super) fn seen(&self) -> &[u8] {
+        &self.seen
+    }
+
+    /// The plan of `data` after it.
+    pub(super) fn follow(&self, data: &[u8], net: bool) -> Plan {
+        self.plan.follow(&self.seen, data, net)
+    }
+
+    /// Whether a block with this plan can come after it.
+    pub(super) fn leads_to(&self, plan: &Plan) -> bool {
+        (self.plan.kind, self.plan.stride) == (plan.kind, plan.stride)
+    }
+
+    /// Makes `p` ready for a block of `len` bytes after it.
+    pub(super) fn resume(&self, p: &mut Predictor, plan: Plan, len: usize, net: bool) {
+        p.copy_from(&self.predictor);
+        p.begin(plan, self.seen.len(), len, net);
+    }
+}
+
+/// This thread's predictor, if coding `data` from `before` is the last thing that it did.
+fn just_coded(before: Option<&Start>, plan: Plan, data: &[u8]) -> Option<Predictor> {
+    let start = before.map(Start::id);
+    let fits = |last: &Last| last.start == start && last.plan == plan && last.data == data;
+    SCRATCH.with_borrow_mut(|scratch| {
+        let found = scratch.take_if(|s| s.last.as_ref().is_some_and(fits));
+        found.map(|s: Box<Scratch>| s.predictor)
+    })
 }

@@ -68,6 +68,16 @@ pub(crate) fn squash(x: i32) -> i32 {
     i32::from(SQUASH[(x.clamp(-LIMIT, LIMIT) + LIMIT) as usize])
 }
 
+/// Log odds of a probability `p` of 65536 (1..=65535), roughly: the logarithm is linear between powers of two.
+///
+/// A conversion of an integer below 2^24 to f32 is exact, and its bits are exponent and mantissa: no rounding is involved.
+#[inline(always)]
+pub(crate) fn odds(p: i32) -> i32 {
+    let yes = (p as f32).to_bits() as i32;
+    let no = ((65536 - p) as f32).to_bits() as i32;
+    ((yes >> 8) - (no >> 8)) * 355 >> 16
+}
+
 /// Log odds of a 16-bit probability.
 #[inline(always)]
 pub(crate) fn stretch(p: u32) -> i32 {

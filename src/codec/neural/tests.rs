@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::Kernel;
 
 /// Deterministic noise.
 fn noise(n: usize, seed: u64) -> Vec<u8> {
@@ -45,7 +46,7 @@ fn text(n: usize) -> Vec<u8> {
 }
 
 fn round_trip(data: &[u8]) -> usize {
-    let payload = encode(data, None, None);
+    let payload = encode(data, None, None, None);
     assert_eq!(
         decode(&payload, data.len(), None, None).as_deref(),
         Ok(data)
@@ -79,7 +80,7 @@ fn noise_costs_next_to_nothing_more() {
 #[test]
 fn damage_never_panics() {
     let data = records(50);
-    let payload = encode(&data, None, None);
+    let payload = encode(&data, None, None, None);
     for i in 0..payload.len() {
         let _ = decode(&payload[..i], data.len(), None, None);
         for flip in [1u8, 2, 4, 8, 16, 32, 64, 128, 255] {
@@ -101,13 +102,13 @@ fn damage_never_panics() {
 #[test]
 fn threads_agree() {
     let data = records(3000);
-    let expected = encode(&data, None, None);
+    let expected = encode(&data, None, None, None);
     let all: Vec<_> = (0..4)
         .map(|i| {
             let data = data.clone();
             std::thread::spawn(move || {
-                let _ = encode(&noise(1000 * i, 9), None, None);
-                encode(&data, None, None)
+                let _ = encode(&noise(1000 * i, 9), None, None, None);
+                encode(&data, None, None, None)
             })
         })
         .collect();
@@ -161,7 +162,7 @@ fn a_network_that_knows_makes_blocks_small() {
         data.push(x);
     }
     let mut net = Fake { lanes: 0, steps: 0 };
-    let payload = encode(&data, Some(&mut net), None);
+    let payload = encode(&data, Some(&mut net), None, None);
     assert!(net.lanes > 1);
     assert!(payload.len() * 12 < data.len(), "{}", payload.len());
     assert_eq!(needs_net(&payload, data.len()), Ok(true));
@@ -174,7 +175,7 @@ fn a_network_that_knows_makes_blocks_small() {
         Err(NeuralError::Net)
     );
     for n in [0, 1, 2, 17, 2047, 2048, 5000] {
-        let payload = encode(&data[..n], Some(&mut net), None);
+        let payload = encode(&data[..n], Some(&mut net), None, None);
         assert_eq!(
             decode(&payload, n, Some(&mut net), None).as_deref(),
             Ok(&data[..n])
@@ -182,18 +183,138 @@ fn a_network_that_knows_makes_blocks_small() {
     }
 }
 
+/// The payload of `data` after `before`, made with these instructions.
+fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
+    let mut p = Predictor::new();
+    let mut block = Vec::new();
+    let plan = match before {
+        None => {
+            let plan = Plan::find(data, false);
+            p.reset(plan, data.len(), false);
+            plan
+        }
+        Some(before) => {
+            let first = Plan::find(before, false);
+            p.reset(first, before.len(), false);
+            block.extend_from_slice(before);
+            let learnt = lockstep::run_with(kernel, &mut p, &mut block, &mut coder::Replay, None);
+            learnt.expect("nothing is coded");
+            let plan = first.follow(before, data, false);
+            p.begin(plan, before.len(), data.len(), false);
+            plan
+        }
+    };
+    let mut out = Vec::new();
+    header::write(&plan, false, before.is_some(), &mut out);
+    block.extend_from_slice(data);
+    let mut coder = BitEncoder::new();
+    lockstep::run_with(kernel, &mut p, &mut block, &mut coder, None).expect("encoding cannot fail");
+    coder.finish(&mut out);
+    out
+}
+
 #[test]
-fn the_scalar_definition_gives_the_same_payload() {
+fn every_kernel_gives_the_same_payload() {
     for data in [records(2500), text(400), noise(9000, 4)] {
-        let plan = Plan::find(&data, false);
-        let mut out = Vec::new();
-        header::write(&plan, false, &mut out);
-        let mut p = Predictor::new();
-        p.reset(plan, data.len(), false);
-        let mut coder = BitEncoder::new();
-        lockstep::run_scalar(&mut p, &mut data.clone(), &mut coder).expect("encoding cannot fail");
-        coder.finish(&mut out);
-        assert!(out == encode(&data, None, None));
+        let (before, rest) = data.split_at(data.len() / 2);
+        let start = Start::then(None, before);
+        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
+            assert!(encode_with(kernel, &data, None) == encode(&data, None, None));
+            let started = encode_with(kernel, rest, Some(before));
+            assert!(started == encode(rest, None, Some(&start)));
+        }
+    }
+}
+
+#[test]
+fn a_start_state_helps_and_must_be_the_same() {
+    let all = records(9000);
+    let (before, data) = all.split_at(24_001);
+    let start = Start::then(None, before);
+    let payload = encode(data, None, Some(&start));
+    assert!(payload.len() * 10 < encode(data, None, None).len() * 9);
+    assert_eq!(decode(&payload, data.len(), None, Some(&start)).as_deref(), Ok(data));
+    assert_eq!(decode(&payload, data.len(), None, None), Err(NeuralError::Start));
+    let cold = encode(data, None, None);
+    assert_eq!(decode(&cold, data.len(), None, Some(&start)), Err(NeuralError::Start));
+    let other = Start::then(None, &text(300));
+    assert_eq!(decode(&payload, data.len(), None, Some(&other)), Err(NeuralError::Start));
+}
+
+#[test]
+fn start_states_follow_each_other_however_they_are_made() {
+    let all = [records(5000), text(300), noise(5000, 8)].concat();
+    for sizes in [[9000, 10_000, 4096], [1, 4095, 17_000], [0, 9000, 1]] {
+        let mut rest = &all[..];
+        let (mut made, mut replayed): (Option<Start>, Option<Start>) = (None, None);
+        for n in sizes {
+            let (data, after) = rest.split_at(n);
+            // Taken from the coder that has just run, and learnt again.
+            let payload = encode(data, None, made.as_ref());
+            let next = Start::then(made.as_ref(), data);
+            let other = std::thread::scope(|s| {
+                let then = s.spawn(|| Start::then(replayed.as_ref(), data));
+                then.join().expect("no panic")
+            });
+            assert_eq!(encode(after, None, Some(&next)), encode(after, None, Some(&other)));
+            assert_eq!(decode(&payload, n, None, made.as_ref()).as_deref(), Ok(data));
+            (made, replayed, rest) = (Some(next), Some(other), after);
+        }
+    }
+}
+
+#[test]
+fn records_are_found_again_wherever_a_block_begins() {
+    let all = records(12_000);
+    let start = Start::then(None, &all[..24_000]);
+    let sizes: Vec<usize> = (0..6)
+        .map(|shift| encode(&all[30_000 + shift..40_000 + shift], None, Some(&start)).len())
+        .collect();
+    let (least, most) = (sizes.iter().min(), sizes.iter().max());
+    assert!(most.copied() < least.map(|n| n + n / 8 + 16), "{sizes:?}");
+}
+
+/// Ten thousand blocks of every kind, cold and from a state; damage is an error or wrong bytes, never more.
+#[test]
+#[ignore = "slow: run with optimisation"]
+fn ten_thousand_random_and_mutated_blocks_round_trip() {
+    let (r, t) = (records(4000), text(600));
+    let starts = [Start::then(None, &r[..8000]), Start::then(None, &t[..8000])];
+    let mut random = noise(400_000, 77).into_iter().cycle();
+    let mut number = |below: usize| {
+        let n = [0; 4].map(|_| random.next().unwrap_or(0));
+        u32::from_le_bytes(n) as usize % below
+    };
+    for i in 0..10_000 {
+        let source = [&r[..], &t[..]][i % 2];
+        let len = number(if i % 50 == 0 { 6000 } else { 400 });
+        let at = number(source.len() - len);
+        let mut data = source[at..at + len].to_vec();
+        for _ in 0..number(20) {
+            match (number(3), data.is_empty()) {
+                (_, true) => {}
+                (0, _) => {
+                    let at = number(data.len());
+                    data[at] = number(256) as u8;
+                }
+                (1, _) => {
+                    let at = number(data.len());
+                    data.insert(at, number(256) as u8);
+                }
+                _ => {
+                    let at = number(data.len());
+                    data.remove(at);
+                }
+            }
+        }
+        let start = (i % 3 != 0).then(|| &starts[i / 2 % 2]);
+        let mut payload = encode(&data, None, start);
+        assert_eq!(decode(&payload, data.len(), None, start).as_deref(), Ok(&data[..]));
+        let at = number(payload.len());
+        payload[at] ^= 1 << number(8);
+        if let Ok(out) = decode(&payload, data.len(), None, start) {
+            assert_eq!(out.len(), data.len());
+        }
     }
 }
 
@@ -211,7 +332,7 @@ fn golden_payloads_decode() {
             decode(&unhex(hex), data.len(), None, None).as_deref(),
             Ok(&data[..])
         );
-        assert_eq!(encode(&data, None, None), unhex(hex));
+        assert_eq!(encode(&data, None, None, None), unhex(hex));
     }
 }
 
@@ -224,7 +345,7 @@ fn print_golden_payloads() {
     for data in [text(8), records(60)] {
         println!(
             "{}",
-            encode(&data, None, None)
+            encode(&data, None, None, None)
                 .iter()
                 .map(|b| format!("{b:02x}"))
                 .collect::<String>()

@@ -10,16 +10,23 @@ pub(super) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512};
 
-use super::mixer::INPUTS;
+use super::contexts::CONTEXTS;
+use super::mixer::{Row, SETS};
 
 /// Sums and updates over one row of weights.
 pub(super) trait Kernel: Copy {
-    /// The exact sum of products of weights and inputs. Inputs lie within +-3072, so the sum of any
-    /// twenty products fits 32 bits.
-    fn dot(self, weights: &[i16; INPUTS], inputs: &[i16; INPUTS]) -> i64;
+    /// For every set `s`: the sum over pairs of inputs of `(w0 * x0 + w1 * x1) >> 8`, weights being row `rows[s]`.
+    /// Inputs lie within +-3072, so nothing overflows.
+    fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS];
 
-    /// `weight += round(input * e / 2^15)`, saturating, for every weight.
-    fn train(self, weights: &mut [i16; INPUTS], inputs: &[i16; INPUTS], e: i16);
+    /// `weight += round(input * e[s] / 2^15)`, saturating, for every weight of row `rows[s]`.
+    fn train(self, weights: &mut [Row], rows: &[u32; SETS], inputs: &Row, e: &[i32; SETS]);
+
+    /// `table[index[i]]` for every `i`. An index beyond the table is a bug of the caller; scalar code panics on it.
+    fn gather(self, table: &[u32], index: &[u32; CONTEXTS]) -> [u32; CONTEXTS];
+
+    /// `table[n & 127]` for every count `n`.
+    fn rates(self, table: &[u16; 128], counts: &[u32; CONTEXTS]) -> [u32; CONTEXTS];
 
     /// Asks for the cache line of `at`, if the machine knows how.
     fn prefetch<T>(self, at: &T);
@@ -27,58 +34,105 @@ pub(super) trait Kernel: Copy {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mixer::INPUTS;
     use super::*;
 
-    fn cases() -> impl Iterator<Item = ([i16; INPUTS], [i16; INPUTS], i16)> {
-        let mut s = 1u64;
-        let mut next = move || {
-            s = s
+    struct Noise(u64);
+
+    impl Noise {
+        fn next(&mut self) -> u32 {
+            self.0 = (self.0)
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            (s >> 40) as i16
-        };
+            (self.0 >> 33) as u32
+        }
+    }
+
+    struct Case {
+        weights: Vec<Row>,
+        rows: [u32; SETS],
+        inputs: Row,
+        errors: [i32; SETS],
+    }
+
+    fn cases() -> impl Iterator<Item = Case> {
+        let mut noise = Noise(1);
         (0..2000).map(move |i| {
-            let mut w = [0; INPUTS];
-            let mut x = [0; INPUTS];
+            let mut weights = vec![Row([0; INPUTS]); 3 * SETS];
+            let mut inputs = Row([0; INPUTS]);
             for k in 0..INPUTS {
-                w[k] = if i % 5 == 0 {
-                    i16::MAX - (next() & 1)
-                } else {
-                    next()
-                };
-                x[k] = if i % 5 == 0 { 3071 } else { next() % 3072 };
-                if i % 7 == 0 {
-                    w[k] = i16::MIN;
+                for row in &mut weights {
+                    row.0[k] = match i % 5 {
+                        0 => i16::MAX - (noise.next() & 1) as i16,
+                        1 => i16::MIN,
+                        _ => noise.next() as i16,
+                    };
+                }
+                inputs.0[k] = if i % 5 < 2 { 3072 } else { noise.next() as i16 % 3073 };
+            }
+            let mut rows = [0; SETS];
+            let mut errors = [0; SETS];
+            for s in 0..SETS {
+                rows[s] = (3 * s) as u32 + noise.next() % 3;
+                let size = [8, 70_000, 65_535][i % 3];
+                errors[s] = (noise.next() as i32 % size).clamp(-32767, 32767);
+                if noise.next() & 1 == 0 {
+                    errors[s] = -errors[s];
                 }
             }
-            (w, x, next().max(-32767))
+            Case {
+                weights,
+                rows,
+                inputs,
+                errors,
+            }
         })
     }
 
     fn equals_scalar<K: Kernel>(k: K) {
-        for (w, x, e) in cases() {
-            assert_eq!(k.dot(&w, &x), Scalar.dot(&w, &x));
-            let (mut a, mut b) = (w, w);
-            k.train(&mut a, &x, e);
-            Scalar.train(&mut b, &x, e);
-            assert_eq!(a, b);
+        for c in cases() {
+            let expected = Scalar.dots(&c.weights, &c.rows, &c.inputs);
+            assert_eq!(k.dots(&c.weights, &c.rows, &c.inputs), expected);
+            let (mut a, mut b) = (c.weights.clone(), c.weights);
+            k.train(&mut a, &c.rows, &c.inputs, &c.errors);
+            Scalar.train(&mut b, &c.rows, &c.inputs, &c.errors);
+            assert!(a.iter().zip(&b).all(|(a, b)| a.0 == b.0));
+        }
+        let mut noise = Noise(2);
+        let table: Vec<u32> = (0..5000).map(|_| noise.next()).collect();
+        let mut rates = [0u16; 128];
+        rates.iter_mut().for_each(|r| *r = noise.next() as u16);
+        for _ in 0..2000 {
+            let mut index = [0; CONTEXTS];
+            let mut counts = [0; CONTEXTS];
+            for c in 0..CONTEXTS {
+                index[c] = noise.next() % 5000;
+                counts[c] = noise.next();
+            }
+            assert_eq!(k.gather(&table, &index), Scalar.gather(&table, &index));
+            assert_eq!(k.rates(&rates, &counts), Scalar.rates(&rates, &counts));
         }
     }
 
     #[test]
     fn scalar_is_the_exact_sum() {
-        for (w, x, e) in cases() {
-            let sum: i64 = w
-                .iter()
-                .zip(&x)
-                .map(|(&w, &x)| i64::from(w) * i64::from(x))
-                .sum();
-            assert_eq!(Scalar.dot(&w, &x), sum);
-            let mut t = w;
-            Scalar.train(&mut t, &x, e);
-            for k in 0..INPUTS {
-                let d = (i64::from(x[k]) * i64::from(e) + (1 << 14)) >> 15;
-                assert_eq!(i64::from(t[k]), (i64::from(w[k]) + d).clamp(-32768, 32767));
+        for c in cases() {
+            let sums = Scalar.dots(&c.weights, &c.rows, &c.inputs);
+            let mut after = c.weights.clone();
+            Scalar.train(&mut after, &c.rows, &c.inputs, &c.errors);
+            for s in 0..SETS {
+                let row = c.rows[s] as usize;
+                let product =
+                    |k: usize| i64::from(c.weights[row].0[k]) * i64::from(c.inputs.0[k]);
+                let sum: i64 = (0..INPUTS / 2)
+                    .map(|k| (product(2 * k) + product(2 * k + 1)) >> 8)
+                    .sum();
+                assert_eq!(i64::from(sums[s]), sum);
+                for k in 0..INPUTS {
+                    let d = (i64::from(c.inputs.0[k]) * i64::from(c.errors[s]) + (1 << 14)) >> 15;
+                    let w = (i64::from(c.weights[row].0[k]) + d).clamp(-32768, 32767);
+                    assert_eq!(i64::from(after[row].0[k]), w);
+                }
             }
         }
     }
