@@ -63,8 +63,8 @@ impl BlockEntry {
             Some("payload longer than a block can need")
         } else if self.offset > SIZE_MAX - u64::from(self.len) {
             Some("payload offset out of range")
-        } else if self.start != 0 && (self.codec != CodecId::Neural || self.model.is_some()) {
-            Some("only neural payloads without a model have a start state")
+        } else if self.start != 0 && self.codec != CodecId::Neural {
+            Some("only neural payloads have a start state")
         } else {
             None
         }

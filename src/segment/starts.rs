@@ -82,6 +82,22 @@ impl Starts {
             .and_then(|at| self.entries.get(at))
     }
 
+    /// The state that block `entry` leads to, if it was coded from the one before that.
+    #[must_use]
+    pub fn made_by(&self, entry: &BlockEntry) -> Option<u16> {
+        if !self.keeps(&entry.range()) {
+            return None;
+        }
+        let leads = |state: &StartEntry| match state {
+            StartEntry::Block { parent, payload } => {
+                payload.range() == entry.range() && *parent == entry.start
+            }
+            StartEntry::Primer(_) => false,
+        };
+        let at = self.entries.iter().position(leads)?;
+        u16::try_from(at + 1).ok()
+    }
+
     /// Number of states, cold not counted.
     #[must_use]
     pub fn len(&self) -> usize {

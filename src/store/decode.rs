@@ -58,7 +58,17 @@ pub(super) fn decode_payload(
         0 => None,
         number => Some(state(storage, starts, number, library).map_err(|e| e.of_start(block))?),
     };
-    decode_from(start.as_deref(), block, entry, payload, library)
+    let data = decode_from(start.as_deref(), block, entry, payload, library)?;
+    if let Some(number) = starts.made_by(entry) {
+        // This thread's codec is in just the state that the next blocks start from.
+        let key = Key::Segment {
+            table: starts.id(),
+            number,
+        };
+        let make = || Ok(Start::then(start.as_deref(), &data));
+        library.starts().get_or_make(key, make)?;
+    }
+    Ok(data)
 }
 
 fn decode_from(

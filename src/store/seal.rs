@@ -17,8 +17,10 @@ use super::temp::TempFile;
 use crate::codec::{self, CodecId, Encoded, Start};
 use crate::segment::{SealedWriter, Segment, Storage};
 
-/// Blocks that each worker has in hand at a time.
-const BATCH_PER_JOB: usize = 8;
+/// Blocks in hand at a time.
+const BATCH: usize = 64;
+/// Blocks next to each other that are encoded in the same way.
+const NEIGHBOURS: usize = 16;
 
 /// What a segment is made of: the bytes of a file.
 pub trait BlockSource: Sync {
@@ -99,10 +101,16 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    fn encode(&self, block: &[u8], start: Option<&Start>) -> Encoded {
-        match self {
-            Encoding::Fresh => codec::encode_fresh(block),
-            Encoding::Packed(profile) => codec::encode_packed(block, Some(&profile.model), start),
+    /// Every way is tried, or only the one that `neighbour` was encoded.
+    fn encode(&self, block: &[u8], start: Option<&Start>, neighbour: Option<&Encoded>) -> Encoded {
+        match (self, neighbour) {
+            (Encoding::Fresh, _) => codec::encode_fresh(block),
+            (Encoding::Packed(profile), Some(neighbour)) => {
+                codec::encode_like(neighbour, block, Some(&profile.model), start)
+            }
+            (Encoding::Packed(profile), None) => {
+                codec::encode_packed(block, Some(&profile.model), start)
+            }
         }
     }
 
@@ -234,16 +242,31 @@ fn write(
                 continue;
             }
             let (now, later) = rest.split_at(rest.partition_point(|&b| starting.has(b)));
+            let encode = |block: u64, neighbour: Option<&Encoded>| {
+                let data = read_block(source, options, block)?;
+                let zero = data.iter().all(|&b| b == 0);
+                let encode = || options.encoding.encode(&data, state, neighbour);
+                let encoded = (!zero).then(encode);
+                note_progress(options, data.len());
+                Ok::<_, StoreError>(encoded)
+            };
+            // The first of some neighbours shows how the others are best encoded.
+            let firsts: Vec<_> = now
+                .par_chunks(NEIGHBOURS)
+                .map(|blocks| encode(blocks[0], None))
+                .collect::<Result<_, _>>()?;
             let encoded: Vec<_> = now
                 .par_iter()
-                .map(|&block| {
-                    let data = read_block(source, options, block)?;
-                    let zero = data.iter().all(|&b| b == 0);
-                    let encoded = (!zero).then(|| options.encoding.encode(&data, state));
-                    note_progress(options, data.len());
-                    Ok(encoded)
+                .enumerate()
+                .map(|(i, &block)| {
+                    let first = firsts[i / NEIGHBOURS].as_ref();
+                    if i % NEIGHBOURS == 0 {
+                        Ok(first.cloned())
+                    } else {
+                        encode(block, first)
+                    }
                 })
-                .collect::<Result<_, StoreError>>()?;
+                .collect::<Result<_, _>>()?;
             for (&block, encoded) in now.iter().zip(&encoded) {
                 if let Some(encoded) = encoded {
                     writer.push_from(block, encoded, number)?;
@@ -310,8 +333,7 @@ fn for_each_batch(
     mut work: impl FnMut(&[u64]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let size = u64::from(options.block_size);
-    let most = options.jobs.max(1) * BATCH_PER_JOB;
-    let mut batch = Vec::with_capacity(most);
+    let mut batch = Vec::with_capacity(BATCH);
     let mut at = 0;
     while let Some(data) = source.next_data(at)? {
         if let Some(cancel) = options.cancel {
@@ -320,7 +342,7 @@ fn for_each_batch(
         let block = data / size;
         batch.push(block);
         at = (block + 1).saturating_mul(size);
-        if batch.len() == most {
+        if batch.len() == BATCH {
             work(&batch)?;
             batch.clear();
         }

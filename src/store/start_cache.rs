@@ -171,7 +171,7 @@ mod tests {
                         std::thread::sleep(Duration::from_millis(50));
                         Ok(Start::then(None, b"seen"))
                     });
-                    assert_eq!(*state.unwrap(), Start::then(None, b"seen"));
+                    assert_eq!(state.unwrap().memory(), Start::then(None, b"seen").memory());
                 });
             }
         });

@@ -83,7 +83,11 @@ pub(super) fn contexts(
     let v: [u64; CONTEXTS] = match plan.kind {
         Kind::Binary => {
             let r = plan.stride;
-            let col = if r > 0 { ((pos + plan.phase) % r) as u64 } else { 0 };
+            let col = if r > 0 {
+                ((pos + plan.phase) % r) as u64
+            } else {
+                0
+            };
             let far = usize::MAX;
             let n = byte(if r > 0 { r } else { far });
             let nn = byte(if r > 0 { 2 * r } else { far });

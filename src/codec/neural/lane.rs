@@ -209,9 +209,7 @@ impl Finder {
             self.follow(lane, block, pos, y);
             if pos + 1 >= lane.begin + AIM && (lane.aligned == NONE || lane.misses > 0) {
                 let q = self.aims[key(lane.past, AIM)];
-                if q != NONE
-                    && self.agreement(block, q as usize, pos + 1, lane.begin, AIM) >= AIM
-                {
+                if q != NONE && self.agreement(block, q as usize, pos + 1, lane.begin, AIM) >= AIM {
                     lane.aligned = q;
                     lane.misses = 0;
                     lane.followed = 0;

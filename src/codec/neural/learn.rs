@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::contexts::CONTEXTS;
 use super::history::HISTORIES;
+use super::initial::{MATCHES, SIZE, UNIT};
 use super::mixer::INPUTS;
 use super::plan::Kind;
-use super::initial::{MATCHES, SIZE, UNIT};
 use super::tables::stretch;
 use super::{SCRATCH, encode};
 
@@ -102,7 +102,11 @@ fn learn_initial_state() {
         }
     }
     assert_eq!(out.len(), 2 * SIZE);
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("initial.bin"), out).expect("written");
+    std::fs::write(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("initial.bin"),
+        out,
+    )
+    .expect("written");
 }
 
 /// For cells that never came: matches hold, histories go on.

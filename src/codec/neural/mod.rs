@@ -106,8 +106,8 @@ pub fn needs_net(payload: &[u8], len: usize) -> Result<bool, NeuralError> {
     header::read(payload, len).map(|h| h.net)
 }
 
-/// Decodes a payload of [`encode`] into the `len` bytes that it was made from. A network is ignored if the payload was made
-/// without one.
+/// Decodes a payload of [`encode`] into the `len` bytes that it was made from. A network or a start state is
+/// ignored if the payload was made without.
 ///
 /// # Errors
 /// Any [`NeuralError`]; a damaged payload may also decode to wrong bytes.
@@ -121,9 +121,8 @@ pub fn decode(
     if h.net && net.is_none() {
         return Err(NeuralError::Net);
     }
-    if h.started != start.is_some()
-        || start.is_some_and(|s| !s.leads_to(&h.plan))
-    {
+    let start = start.filter(|_| h.started);
+    if h.started && !start.is_some_and(|s| s.leads_to(&h.plan)) {
         return Err(NeuralError::Start);
     }
     let seen = start.map_or(&[][..], |s| s.seen());
@@ -131,7 +130,14 @@ pub fn decode(
     block.extend_from_slice(seen);
     block.resize(seen.len() + len, 0);
     let mut coder = BitDecoder::new(h.bits);
-    run(&mut block, len, h.plan, &mut coder, net.filter(|_| h.net), start)?;
+    run(
+        &mut block,
+        len,
+        h.plan,
+        &mut coder,
+        net.filter(|_| h.net),
+        start,
+    )?;
     coder.finish()?;
     block.drain(..seen.len());
     Ok(block)

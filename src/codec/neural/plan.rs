@@ -93,7 +93,12 @@ fn phase(stride: usize, before: usize, seen: &[u8], data: &[u8]) -> usize {
     }
     let from = seen.len().saturating_sub(SAMPLE);
     let old = columns(&seen[from..], stride, (from + before) % stride);
-    let new = columns(&data[..data.len().min(SAMPLE)], stride, (seen.len() + before) % stride);
+    let new = columns(
+        &data[..data.len().min(SAMPLE)],
+        stride,
+        (seen.len() + before) % stride,
+    );
+    // Records that simply go on need no clear majority.
     let mut best = (0, 0);
     for shift in 0..stride {
         let mut score = 0;
@@ -101,7 +106,9 @@ fn phase(stride: usize, before: usize, seen: &[u8], data: &[u8]) -> usize {
             let (b, n) = old[(c + shift) % stride];
             score += if b == byte { count.min(n) } else { 0 };
         }
-        if score > best.0 {
+        if shift == 0 {
+            best = (score + score / 4, 0);
+        } else if score > best.0 {
             best = (score, shift);
         }
     }
@@ -115,7 +122,9 @@ fn columns(data: &[u8], stride: usize, first: usize) -> Vec<(u8, u32)> {
         counts[(first + i) % stride][usize::from(byte)] += 1;
     }
     let top = |c: &[u32; 256]| {
-        let byte = (0..=255u8).max_by_key(|&b| (c[usize::from(b)], 255 - b)).unwrap_or(0);
+        let byte = (0..=255u8)
+            .max_by_key(|&b| (c[usize::from(b)], 255 - b))
+            .unwrap_or(0);
         (byte, c[usize::from(byte)])
     };
     counts.iter().map(top).collect()

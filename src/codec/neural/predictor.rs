@@ -6,16 +6,16 @@
 use super::apm::{self, Apm, Cell};
 use super::contexts::{CONTEXTS, Near, contexts};
 use super::history::{self, Histories};
+use super::initial::Initial;
 use super::inputs::{self, Inputs};
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
+use super::mixer::{FINAL_ROWS, Mix, Mixer};
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
-use super::mixer::{FINAL_ROWS, Mix, Mixer};
 use super::net::Tree;
 use super::plan::{Kind, MAX_LANES, Plan};
 use super::slots::{RATE, Slots};
-use super::initial::Initial;
 use super::tables::{squash, stretch};
 
 /// First input after the contexts' three groups.
@@ -156,7 +156,11 @@ impl Predictor {
 
     /// Bytes of memory that the state takes.
     pub(super) fn memory(&self) -> usize {
-        self.slots.memory() + self.finder.memory() + self.mixer.memory() + 2 * apm::MEMORY + (1 << 17)
+        self.slots.memory()
+            + self.finder.memory()
+            + self.mixer.memory()
+            + 2 * apm::MEMORY
+            + (1 << 17)
     }
 
     /// Prepares every lane for its byte `t`.
@@ -171,14 +175,7 @@ impl Predictor {
             .zip(&mut self.work)
             .filter(|(l, _)| t < l.len)
         {
-            w.near = contexts(
-                lane,
-                block,
-                t,
-                &self.finder,
-                &self.plan,
-                &mut w.hashes,
-            );
+            w.near = contexts(lane, block, t, &self.finder, &self.plan, &mut w.hashes);
             w.partial = 1;
             w.expected = if lane.matched != NONE {
                 u32::from(block[lane.matched as usize]) | 256
@@ -237,7 +234,11 @@ impl Predictor {
         for (i, w) in work.iter_mut().enumerate() {
             let known = inputs::fill(&w.inputs, &mut w.mix.x.0).min(31);
             let lane = &self.lanes[first + i];
-            let p = if self.net { stretch(w.tree.p(w.partial)) } else { 0 };
+            let p = if self.net {
+                stretch(w.tree.p(w.partial))
+            } else {
+                0
+            };
             w.extras(lane, &self.matches, p, known, b);
             #[cfg(test)]
             if self.one_row {

@@ -46,7 +46,7 @@ fn text(n: usize) -> Vec<u8> {
 }
 
 fn round_trip(data: &[u8]) -> usize {
-    let payload = encode(data, None, None, None);
+    let payload = encode(data, None, None);
     assert_eq!(
         decode(&payload, data.len(), None, None).as_deref(),
         Ok(data)
@@ -80,7 +80,7 @@ fn noise_costs_next_to_nothing_more() {
 #[test]
 fn damage_never_panics() {
     let data = records(50);
-    let payload = encode(&data, None, None, None);
+    let payload = encode(&data, None, None);
     for i in 0..payload.len() {
         let _ = decode(&payload[..i], data.len(), None, None);
         for flip in [1u8, 2, 4, 8, 16, 32, 64, 128, 255] {
@@ -102,13 +102,13 @@ fn damage_never_panics() {
 #[test]
 fn threads_agree() {
     let data = records(3000);
-    let expected = encode(&data, None, None, None);
+    let expected = encode(&data, None, None);
     let all: Vec<_> = (0..4)
         .map(|i| {
             let data = data.clone();
             std::thread::spawn(move || {
-                let _ = encode(&noise(1000 * i, 9), None, None, None);
-                encode(&data, None, None, None)
+                let _ = encode(&noise(1000 * i, 9), None, None);
+                encode(&data, None, None)
             })
         })
         .collect();
@@ -162,7 +162,7 @@ fn a_network_that_knows_makes_blocks_small() {
         data.push(x);
     }
     let mut net = Fake { lanes: 0, steps: 0 };
-    let payload = encode(&data, Some(&mut net), None, None);
+    let payload = encode(&data, Some(&mut net), None);
     assert!(net.lanes > 1);
     assert!(payload.len() * 12 < data.len(), "{}", payload.len());
     assert_eq!(needs_net(&payload, data.len()), Ok(true));
@@ -175,7 +175,7 @@ fn a_network_that_knows_makes_blocks_small() {
         Err(NeuralError::Net)
     );
     for n in [0, 1, 2, 17, 2047, 2048, 5000] {
-        let payload = encode(&data[..n], Some(&mut net), None, None);
+        let payload = encode(&data[..n], Some(&mut net), None);
         assert_eq!(
             decode(&payload, n, Some(&mut net), None).as_deref(),
             Ok(&data[..n])
@@ -233,12 +233,24 @@ fn a_start_state_helps_and_must_be_the_same() {
     let start = Start::then(None, before);
     let payload = encode(data, None, Some(&start));
     assert!(payload.len() * 10 < encode(data, None, None).len() * 9);
-    assert_eq!(decode(&payload, data.len(), None, Some(&start)).as_deref(), Ok(data));
-    assert_eq!(decode(&payload, data.len(), None, None), Err(NeuralError::Start));
+    assert_eq!(
+        decode(&payload, data.len(), None, Some(&start)).as_deref(),
+        Ok(data)
+    );
+    assert_eq!(
+        decode(&payload, data.len(), None, None),
+        Err(NeuralError::Start)
+    );
     let cold = encode(data, None, None);
-    assert_eq!(decode(&cold, data.len(), None, Some(&start)), Err(NeuralError::Start));
+    assert_eq!(
+        decode(&cold, data.len(), None, Some(&start)).as_deref(),
+        Ok(data)
+    );
     let other = Start::then(None, &text(300));
-    assert_eq!(decode(&payload, data.len(), None, Some(&other)), Err(NeuralError::Start));
+    assert_eq!(
+        decode(&payload, data.len(), None, Some(&other)),
+        Err(NeuralError::Start)
+    );
 }
 
 #[test]
@@ -256,8 +268,14 @@ fn start_states_follow_each_other_however_they_are_made() {
                 let then = s.spawn(|| Start::then(replayed.as_ref(), data));
                 then.join().expect("no panic")
             });
-            assert_eq!(encode(after, None, Some(&next)), encode(after, None, Some(&other)));
-            assert_eq!(decode(&payload, n, None, made.as_ref()).as_deref(), Ok(data));
+            assert_eq!(
+                encode(after, None, Some(&next)),
+                encode(after, None, Some(&other))
+            );
+            assert_eq!(
+                decode(&payload, n, None, made.as_ref()).as_deref(),
+                Ok(data)
+            );
             (made, replayed, rest) = (Some(next), Some(other), after);
         }
     }
@@ -309,7 +327,10 @@ fn ten_thousand_random_and_mutated_blocks_round_trip() {
         }
         let start = (i % 3 != 0).then(|| &starts[i / 2 % 2]);
         let mut payload = encode(&data, None, start);
-        assert_eq!(decode(&payload, data.len(), None, start).as_deref(), Ok(&data[..]));
+        assert_eq!(
+            decode(&payload, data.len(), None, start).as_deref(),
+            Ok(&data[..])
+        );
         let at = number(payload.len());
         payload[at] ^= 1 << number(8);
         if let Ok(out) = decode(&payload, data.len(), None, start) {
@@ -332,7 +353,7 @@ fn golden_payloads_decode() {
             decode(&unhex(hex), data.len(), None, None).as_deref(),
             Ok(&data[..])
         );
-        assert_eq!(encode(&data, None, None, None), unhex(hex));
+        assert_eq!(encode(&data, None, None), unhex(hex));
     }
 }
 
@@ -345,7 +366,7 @@ fn print_golden_payloads() {
     for data in [text(8), records(60)] {
         println!(
             "{}",
-            encode(&data, None, None, None)
+            encode(&data, None, None)
                 .iter()
                 .map(|b| format!("{b:02x}"))
                 .collect::<String>()

@@ -68,7 +68,11 @@ mod tests {
                         _ => noise.next() as i16,
                     };
                 }
-                inputs.0[k] = if i % 5 < 2 { 3072 } else { noise.next() as i16 % 3073 };
+                inputs.0[k] = if i % 5 < 2 {
+                    3072
+                } else {
+                    noise.next() as i16 % 3073
+                };
             }
             let mut rows = [0; SETS];
             let mut errors = [0; SETS];
@@ -122,8 +126,7 @@ mod tests {
             Scalar.train(&mut after, &c.rows, &c.inputs, &c.errors);
             for s in 0..SETS {
                 let row = c.rows[s] as usize;
-                let product =
-                    |k: usize| i64::from(c.weights[row].0[k]) * i64::from(c.inputs.0[k]);
+                let product = |k: usize| i64::from(c.weights[row].0[k]) * i64::from(c.inputs.0[k]);
                 let sum: i64 = (0..INPUTS / 2)
                     .map(|k| (product(2 * k) + product(2 * k + 1)) >> 8)
                     .sum();

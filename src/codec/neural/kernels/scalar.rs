@@ -12,7 +12,10 @@ impl Kernel for Scalar {
     #[inline(always)]
     fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS] {
         rows.map(|row| {
-            let pairs = weights[row as usize].0.chunks_exact(2).zip(inputs.0.chunks_exact(2));
+            let pairs = weights[row as usize]
+                .0
+                .chunks_exact(2)
+                .zip(inputs.0.chunks_exact(2));
             pairs
                 .map(|(w, x)| {
                     (i32::from(w[0]) * i32::from(x[0]) + i32::from(w[1]) * i32::from(x[1])) >> 8
