@@ -357,8 +357,8 @@ fn golden_payloads_decode() {
     }
 }
 
-const GOLDEN_TEXT: &str = "120022dbcb512a43f6facc67efe2ea5696055f9ad4e7181dde06bdc61bd308b83ef977acc6fd75fe45e9d3767f4381d4f170cd";
-const GOLDEN_RECORDS: &str = "100006ffe0b05bdec77d427ff78d08c2073026da9b71a168ba43a34738c6879098390ba245340d52eabf4c335d197cd6e811ccdbad15c07afbd7aba94bd24497794bfb04d9";
+const GOLDEN_TEXT: &str = "120022d0e7c638d5988917e34864ec6592b41d0488279aa8f1cafc7a1b59689a8e8302f711580da496b147bc52117f57";
+const GOLDEN_RECORDS: &str = "100006ffd58a6afa8512bcb86a369b85c1b302fd27d36a696defc69ea9ae9fc28d00c8c3f6a9a1a4223c15b66ab18721dc6e0f7d26eb4c114f7bbaafcd60d711abf59f";
 
 #[test]
 #[ignore = "prints the golden payloads"]
