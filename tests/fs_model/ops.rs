@@ -21,6 +21,14 @@ pub const PATHS: [&str; 12] = [
 /// Handles that may be open at a time.
 pub const HANDLES: usize = 3;
 
+/// What the blocks of a file that is packed start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Nothing,
+    KeyBlocks,
+    Primer,
+}
+
 #[derive(Debug, Clone)]
 pub enum Op {
     Create {
@@ -115,6 +123,7 @@ pub enum Op {
     },
     Pack {
         path: usize,
+        from: From,
     },
     PackInPlace {
         path: usize,
@@ -149,7 +158,7 @@ impl Op {
             | Op::Chmod { path, .. }
             | Op::SetTimes { path, .. }
             | Op::SetXattr { path, .. }
-            | Op::Pack { path }
+            | Op::Pack { path, .. }
             | Op::PackInPlace { path }
             | Op::Unpack { path }
             | Op::PlainFile { path, .. } => vec![path],
@@ -177,6 +186,15 @@ fn offset() -> impl Strategy<Value = u64> {
 
 fn len() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 1usize..200, 2 => 16_000usize..17_000, 2 => 1usize..60_000, 1 => Just(16_384)]
+}
+
+/// Blocks that start from others take long to encode.
+fn from() -> impl Strategy<Value = From> {
+    prop_oneof![
+        4 => Just(From::Nothing),
+        1 => Just(From::KeyBlocks),
+        1 => Just(From::Primer),
+    ]
 }
 
 pub fn op() -> impl Strategy<Value = Op> {
@@ -207,7 +225,7 @@ pub fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(path, mode)| Op::Chmod { path, mode }),
         1 => (path(), 0i64..2_000_000_000).prop_map(|(path, seconds)| Op::SetTimes { path, seconds }),
         1 => (path(), any::<u8>()).prop_map(|(path, value)| Op::SetXattr { path, value }),
-        6 => path().prop_map(|path| Op::Pack { path }),
+        6 => (path(), from()).prop_map(|(path, from)| Op::Pack { path, from }),
         3 => path().prop_map(|path| Op::PackInPlace { path }),
         4 => path().prop_map(|path| Op::Unpack { path }),
         2 => (path(), 0usize..50_000, any::<u8>()).prop_map(|(path, len, seed)| Op::PlainFile { path, len, seed }),

@@ -6,28 +6,28 @@ use std::path::Path;
 
 use vortex_fs::codec::{self, CodecId, Encoded};
 use vortex_fs::fs::Outcome;
-use vortex_fs::store::{BlockSource, Encoding, KeyRun, SealOptions, seal};
+use vortex_fs::store::{BlockSource, Encoding, KeyRun, Primer, SealOptions, seal};
 
-use crate::ops::{Op, PATHS};
-use crate::world::{Check, World, data};
+use crate::ops::{From, Op, PATHS};
+use crate::world::{ALIKE, Check, World, data};
+
+/// Longer files are packed without start states: those take long.
+const LONGEST_STARTED: u64 = 70_000;
 
 impl World {
-    pub(crate) fn pack(&mut self, path: usize) -> Check {
+    pub(crate) fn pack(&mut self, path: usize, from: From) -> Check {
         let Ok(snapshot) = self.fs().snapshot(Path::new(PATHS[path])) else {
             return Ok(());
         };
         let linked = snapshot.links() > 1;
         let temp = self.fs().archive().temp_file().unwrap();
-        let options = SealOptions {
-            block_size: 32 << 10,
-            encoding: Encoding::Fresh,
-            key_run: KeyRun::NONE,
-            primer: None,
-            jobs: 1,
-            progress: None,
-            cancel: None,
+        let from = if snapshot.len() > LONGEST_STARTED {
+            From::Nothing
+        } else {
+            from
         };
-        seal(&snapshot, &temp, self.fs().archive().library(), &options)
+        let options = self.options(from);
+        let sealed = seal(&snapshot, &temp, self.fs().archive().library(), &options)
             .map_err(|e| e.to_string())?;
         let outcome = self
             .fs()
@@ -40,8 +40,44 @@ impl World {
             .ino();
         self.synced(ino);
         match (outcome, linked) {
-            (Outcome::Swapped, false) | (Outcome::Changed, true) => Ok(()),
+            (Outcome::Swapped, false) => {
+                self.started += sealed.started;
+                Ok(())
+            }
+            (Outcome::Changed, true) => Ok(()),
             other => Err(format!("packing: {other:?}")),
+        }
+    }
+
+    fn options(&self, from: From) -> SealOptions<'static> {
+        let library = self.fs().archive().library();
+        let plain = SealOptions {
+            block_size: 32 << 10,
+            encoding: Encoding::Fresh,
+            key_run: KeyRun::NONE,
+            primer: None,
+            jobs: 1,
+            progress: None,
+            cancel: None,
+        };
+        let primer = || {
+            let id = library.primers().add(&data(9_000, ALIKE)).unwrap();
+            let state = library.primed(id).unwrap();
+            Primer { id, state }
+        };
+        match from {
+            From::Nothing => plain,
+            _ => SealOptions {
+                block_size: 16 << 10,
+                encoding: Encoding::Packed(self.profile.clone()),
+                // Two groups in the longest file.
+                key_run: KeyRun {
+                    blocks: 2,
+                    group: 3,
+                },
+                primer: (from == From::Primer).then(primer),
+                ..plain
+            },
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, Timestamps};
 use vortex_fs::fs::{Caller, Fh, Fs, FsError, FsOptions, NodeId, RenameFlags, SetAttr, SetTime};
-use vortex_fs::store::{Access, Archive};
+use vortex_fs::store::{Access, Archive, ModelStore, Profile};
 
 use crate::ops::{HANDLES, Op, PATHS};
 
@@ -32,6 +32,9 @@ pub struct World {
     open: [Option<Open>; HANDLES],
     /// By inode of the reference: what the file held at the last sync and after every change since.
     pub(crate) history: HashMap<u64, Vec<Vec<u8>>>,
+    pub(crate) profile: Profile,
+    /// Blocks of packed files that were coded from a start state.
+    pub(crate) started: u64,
 }
 
 fn mount(backing: &Path) -> Arc<Fs> {
@@ -56,17 +59,29 @@ fn caller() -> Caller {
     }
 }
 
+/// A seed whose data have much in common with those of others like it (every fourth) and nothing that a block could know by itself.
+pub(crate) const ALIKE: u8 = 3;
+
 pub(crate) fn data(len: usize, seed: u8) -> Vec<u8> {
-    match seed % 3 {
+    let noise = |len: usize, seed: u32| {
+        let mut x = seed | 1;
+        let mut next = || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 24) as u8
+        };
+        (0..len).map(|_| next()).collect::<Vec<u8>>()
+    };
+    match seed % 4 {
         0 => vec![0; len],
         1 => (0..len).map(|i| (i / 7) as u8 ^ seed).collect(),
+        2 => noise(len, seed.into()),
         _ => {
-            let mut x = u32::from(seed) | 1;
-            let mut next = || {
-                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (x >> 24) as u8
-            };
-            (0..len).map(|_| next()).collect()
+            let pieces = noise(8192, 1);
+            let order = noise(len / 64 + 1, seed.into());
+            let piece = |&at: &u8| pieces.chunks(64).nth(usize::from(at) / 2);
+            let mut data: Vec<u8> = order.iter().filter_map(piece).flatten().copied().collect();
+            data.truncate(len);
+            data
         }
     }
 }
@@ -85,6 +100,8 @@ impl World {
             reference,
             open: Default::default(),
             history: HashMap::new(),
+            profile: ModelStore::new(None).profile("fast").unwrap(),
+            started: 0,
         }
     }
 
@@ -425,7 +442,7 @@ impl World {
                     rustix::fs::setxattr(&real, name, &[value], rustix::fs::XattrFlags::empty());
                 Self::agree(&ours, &real.map_err(Into::into))?;
             }
-            Op::Pack { path } => self.pack(path)?,
+            Op::Pack { path, from } => self.pack(path, from)?,
             Op::PackInPlace { path } => self.pack_in_place(path)?,
             Op::Unpack { path } => self.unpack(path)?,
             Op::PlainFile { path, len, seed } => self.plain_file(path, len, seed)?,
