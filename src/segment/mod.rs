@@ -36,7 +36,7 @@ pub use header::{Form, HEADER_LEN, MAGIC};
 pub use peek::{Summary, peek};
 pub use reader::{Segment, read_payload};
 pub use sealed::SealedWriter;
-pub use starts::{MAX_START_DEPTH, MAX_STARTS, StartEntry, Starts};
+pub use starts::{MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, StartEntry, Starts};
 pub use storage::{MemStorage, Storage};
 pub use walk::Entries;
 

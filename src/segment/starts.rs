@@ -19,6 +19,9 @@ pub const MAX_STARTS: usize = 65535;
 /// No state is made of more blocks.
 pub const MAX_START_DEPTH: u8 = 16;
 
+/// No state is made of blocks of more decoded bytes: who reads a single block may have to make its state first.
+pub const MAX_START_BYTES: u32 = 1 << 20;
+
 /// Says in a record's first byte that it is a primer.
 const PRIMER: u8 = 0xff;
 
@@ -82,7 +85,7 @@ impl Starts {
             .and_then(|at| self.entries.get(at))
     }
 
-    /// The state that block `entry` leads to, if it was coded from the one before that.
+    /// The state that block `entry` leads to, if the table names just this payload and it was coded from the state before.
     #[must_use]
     pub fn made_by(&self, entry: &BlockEntry) -> Option<u16> {
         if !self.keeps(&entry.range()) {
@@ -90,7 +93,11 @@ impl Starts {
         }
         let leads = |state: &StartEntry| match state {
             StartEntry::Block { parent, payload } => {
-                payload.range() == entry.range() && *parent == entry.start
+                let whole = BlockEntry {
+                    visible_len: entry.decoded_len,
+                    ..*entry
+                };
+                *payload == whole && *parent == entry.start
             }
             StartEntry::Primer(_) => false,
         };
@@ -215,7 +222,8 @@ fn payloads(entries: &[StartEntry]) -> impl Iterator<Item = &BlockEntry> {
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     entries: Vec<StartEntry>,
-    depths: Vec<u8>,
+    /// Blocks that each state is made of, and their decoded bytes.
+    made_of: Vec<(u8, u32)>,
 }
 
 impl Builder {
@@ -225,8 +233,8 @@ impl Builder {
 
     /// Adds a state and answers its number; an error says why there can be no such state.
     pub(super) fn push(&mut self, entry: StartEntry) -> Result<u16, &'static str> {
-        let depth = match &entry {
-            StartEntry::Primer(_) => 0,
+        let (depth, bytes) = match &entry {
+            StartEntry::Primer(_) => (0, 0),
             StartEntry::Block { parent, payload } => {
                 if payload.model.is_some() || payload.visible_len != payload.decoded_len {
                     return Err("a start state is made of whole blocks that need no model");
@@ -234,24 +242,24 @@ impl Builder {
                 if payload.start != 0 && payload.start != *parent {
                     return Err("a block of a start state was coded from another one");
                 }
-                let before = match usize::from(*parent).checked_sub(1) {
-                    None => 0,
+                let (depth, bytes) = match usize::from(*parent).checked_sub(1) {
+                    None => (0, 0),
                     Some(at) => *self
-                        .depths
+                        .made_of
                         .get(at)
                         .ok_or("a start state is made of a later one")?,
                 };
-                before + 1
+                (depth + 1, payload.decoded_len.saturating_add(bytes))
             }
         };
-        if depth > MAX_START_DEPTH {
+        if depth > MAX_START_DEPTH || bytes > MAX_START_BYTES {
             return Err("a start state is made of too many blocks");
         }
         if self.entries.len() >= MAX_STARTS {
             return Err("a segment has at most 65535 start states");
         }
         self.entries.push(entry);
-        self.depths.push(depth);
+        self.made_of.push((depth, bytes));
         Ok(self.entries.len() as u16)
     }
 
@@ -340,6 +348,18 @@ mod tests {
             assert!(decode(&encode(entries.clone())).is_err(), "{entries:?}");
         }
         assert!(decode(&encode(chain(16))).is_ok());
+        for (decoded_len, allowed) in [(1u32 << 19, 2), (1 << 20, 1)] {
+            let long = |n: u16| {
+                let mut entry = block(n, n > 0, 40);
+                if let StartEntry::Block { payload, .. } = &mut entry {
+                    (payload.decoded_len, payload.visible_len) = (decoded_len, decoded_len);
+                }
+                entry
+            };
+            let mut table = Builder::default();
+            let results: Vec<_> = (0..4).map(|n| table.push(long(n)).is_ok()).collect();
+            assert_eq!(results, [true, allowed > 1, false, false]);
+        }
         let mut after_primer = vec![StartEntry::Primer(PrimerId([7; 16]))];
         after_primer.extend((1..=16).map(|n| block(n, true, 40)));
         assert!(decode(&encode(after_primer)).is_ok());
@@ -370,6 +390,44 @@ mod tests {
                 raw.extend([0; 8]);
             }
             assert!(decode(&raw).is_err(), "{offset} {len} {decoded_len}");
+        }
+    }
+
+    #[test]
+    fn a_block_leads_to_a_state_only_if_the_table_names_the_same_payload() {
+        let table = Starts::new(vec![block(0, false, 40), block(1, true, 60)]);
+        let entry = |at: usize| match &table.entries()[at] {
+            StartEntry::Block { payload, .. } => *payload,
+            StartEntry::Primer(_) => unreachable!(),
+        };
+        let cut = BlockEntry {
+            visible_len: 1,
+            ..entry(1)
+        };
+        assert_eq!(table.made_by(&entry(0)), Some(1));
+        assert_eq!(table.made_by(&entry(1)), Some(2));
+        assert_eq!(table.made_by(&cut), Some(2));
+        let other = [
+            BlockEntry {
+                decoded_crc: 9,
+                ..entry(1)
+            },
+            BlockEntry {
+                codec: CodecId::Raw,
+                start: 0,
+                ..entry(0)
+            },
+            BlockEntry {
+                start: 0,
+                ..entry(1)
+            },
+            BlockEntry {
+                offset: 41,
+                ..entry(0)
+            },
+        ];
+        for entry in other {
+            assert_eq!(table.made_by(&entry), None, "{entry:?}");
         }
     }
 

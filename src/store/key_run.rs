@@ -7,12 +7,15 @@
 use std::sync::Arc;
 
 use crate::codec::{PrimerId, Start};
-use crate::segment::{self, BlockEntry, MAX_START_DEPTH, MAX_STARTS, SealedWriter};
+use crate::segment::{
+    self, BlockEntry, MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, SealedWriter,
+};
 
 /// The shape of key runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRun {
-    /// Key blocks in a group, 0 to 16; 0 makes every block cold.
+    /// Key blocks in a group, 0 to 16; 0 makes every block cold. Together they have at most 1 MiB, so large blocks have
+    /// shorter runs.
     pub blocks: u8,
     /// Blocks in a group. Files with very many groups have longer ones.
     pub group: u64,
@@ -43,9 +46,11 @@ impl KeyRun {
         }
     }
 
-    /// The same with groups so long that a file of `count` blocks has no more start states than a segment may.
-    fn fitted(self, count: u64) -> KeyRun {
-        let blocks = self.blocks.min(MAX_START_DEPTH);
+    /// The same with runs so short that a state is made of no more bytes than it may, and with groups so long that a file of
+    /// `count` blocks has no more start states than a segment may.
+    fn fitted(self, count: u64, block_size: u32) -> KeyRun {
+        let bytes = u8::try_from(MAX_START_BYTES / block_size.max(1)).unwrap_or(u8::MAX);
+        let blocks = self.blocks.min(MAX_START_DEPTH).min(bytes);
         let mut group = self.group.max(1);
         while count.div_ceil(group).saturating_mul(blocks.into()) > MAX_STARTS as u64 {
             group = group.saturating_mul(2);
@@ -89,7 +94,7 @@ impl Starting {
                 blocks: 0,
                 group: u64::MAX,
             },
-            None => run.fitted(count),
+            None => run.fitted(count, writer.block_size()),
         };
         Ok(Starting {
             run,
@@ -147,10 +152,13 @@ mod tests {
     #[test]
     fn groups_grow_until_the_table_holds_all_states() {
         let run = KeyRun::default();
-        assert_eq!(run.fitted(1 << 20), run);
-        let largest = KeyRun::of(200).fitted(u64::MAX);
+        assert_eq!(run.fitted(1 << 20, 1 << 16), run);
+        let largest = KeyRun::of(200).fitted(u64::MAX, 1 << 16);
         assert_eq!(largest.blocks, MAX_START_DEPTH);
         assert!(u64::MAX.div_ceil(largest.group) * 16 <= MAX_STARTS as u64);
-        assert_eq!(KeyRun::NONE.fitted(u64::MAX), KeyRun::NONE);
+        assert_eq!(KeyRun::NONE.fitted(u64::MAX, 1 << 16), KeyRun::NONE);
+        for (block_size, blocks) in [(1 << 14, 16), (1 << 17, 8), (1 << 20, 1)] {
+            assert_eq!(KeyRun::of(16).fitted(9, block_size).blocks, blocks);
+        }
     }
 }
