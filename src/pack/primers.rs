@@ -14,6 +14,7 @@ use super::file::{DISK_BLOCK, Encoder, How, in_pool};
 use super::walk::Target;
 use crate::codec::{self, Start};
 use crate::fs::{Fs, Snapshot};
+use crate::segment::MAX_START_BYTES;
 use crate::store::{BlockSource, Primer, StoreError};
 
 /// Bytes of a sample.
@@ -107,11 +108,13 @@ fn choose_for(
     let library = fs.archive().library();
     let files: Vec<&File<'_>> = files.iter().collect();
     let total: u64 = files.iter().map(|f| f.len).sum();
+    // One that is only remembered could be read until the next mount, no longer.
+    let stored = library.primers().stored()?;
     let known: Vec<_> = library
         .primers()
         .kinds()?
         .into_iter()
-        .filter(|(_, k)| k == kind)
+        .filter(|(id, k)| k == kind && stored.contains(id))
         .map(|(id, _)| id)
         .collect();
     if !known.is_empty() {
@@ -237,7 +240,9 @@ impl Trial {
 /// The first block of a file, and `more` later ones for all the others.
 fn probes(fs: &Fs, file: &File<'_>, size: u64, more: u64, key_blocks: u8) -> Vec<Probe> {
     let count = file.len.div_ceil(size);
-    let keys = u64::from(key_blocks).min(count.saturating_sub(1));
+    let keys = u64::from(key_blocks)
+        .min(count.saturating_sub(1))
+        .min(u64::from(MAX_START_BYTES) / size);
     let block = |n: u64| read(fs, file, n * size, size as usize);
     let first = block(0);
     if first.is_empty() {

@@ -53,15 +53,8 @@ impl Packed {
 
     fn pack(&self, job: Job) -> Summary {
         let fs = Fs::new(self.archive(), FsOptions::default()).unwrap();
-        let job = Job {
-            paths: vec![String::new()],
-            jobs: Some(2),
-            ..job
-        };
-        let (defaults, cancel) = (Defaults::default(), Cancel::default());
-        let done = run(&fs, &job, Direction::Pack, &defaults, &cancel, &|_| ()).unwrap();
+        let done = pack_all(&fs, job);
         fs.shutdown().unwrap();
-        assert_eq!((done.failed, done.damaged, done.skipped), (0, 0, 0));
         done
     }
 
@@ -91,6 +84,18 @@ impl Packed {
         }
         fs.shutdown().unwrap();
     }
+}
+
+fn pack_all(fs: &Arc<Fs>, job: Job) -> Summary {
+    let job = Job {
+        paths: vec![String::new()],
+        jobs: Some(2),
+        ..job
+    };
+    let (defaults, cancel) = (Defaults::default(), Cancel::default());
+    let done = run(fs, &job, Direction::Pack, &defaults, &cancel, &|_| ()).unwrap();
+    assert_eq!((done.failed, done.damaged, done.skipped), (0, 0, 0));
+    done
 }
 
 fn six_alike() -> Packed {
@@ -123,6 +128,32 @@ fn files_of_a_kind_share_a_primer_and_later_ones_find_it() {
     assert_eq!(primers.stored().unwrap(), [id]);
     assert_eq!(primers.kinds().unwrap(), [(id, "bin-binary-0xxx".into())]);
     drop(archive);
+    packed.check();
+}
+
+#[test]
+fn a_primer_that_is_gone_from_the_archive_is_not_used_from_memory() {
+    let mut packed = six_alike();
+    let fs = Fs::new(packed.archive(), FsOptions::default()).unwrap();
+    pack_all(&fs, Job::default());
+    let [id] = packed.primers_of("0.bin")[..] else {
+        panic!("a primer is used");
+    };
+    let file = packed
+        .dir
+        .path()
+        .join(".vortex/primers")
+        .join(id.to_string());
+    std::fs::remove_file(&file).unwrap();
+    for n in 0..6 {
+        std::fs::remove_file(packed.dir.path().join(format!("{n}.bin.vortex"))).unwrap();
+    }
+    packed.files.clear();
+    packed.put("late.bin", alike(30_000, 1, 99));
+    pack_all(&fs, Job::default());
+    assert_eq!(packed.primers_of("late.bin"), []);
+    fs.shutdown().unwrap();
+    drop(fs);
     packed.check();
 }
 

@@ -117,6 +117,8 @@ impl Archive {
                 make_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
                 make_dir(private.as_fd(), MODELS_DIR).map_err(fail)?;
                 make_dir(private.as_fd(), PRIMERS_DIR).map_err(fail)?;
+                // What is put into them durably must not be lost with them.
+                fs::fsync(private).map_err(|e| fail(e.into()))?;
                 empty_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
             }
             models = open_dir_if_there(private.as_fd(), MODELS_DIR).map_err(fail)?;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, Mode, OFlags};
 
 use super::error::StoreError;
 use super::temp::TempFile;
@@ -74,10 +74,10 @@ impl PrimerStore {
         };
         let name = OsString::from(id.to_string());
         let fail = || StoreError::io(path_of(id));
-        match fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) if self.read(id).is_ok_and(|found| found.is_some()) => return Ok(id),
-            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(fail()(e.into())),
+        if self.read(id).is_ok_and(|found| found.is_some()) {
+            // Who put it there may not have come to this.
+            fs::fsync(dir).map_err(|e| fail()(e.into()))?;
+            return Ok(id);
         }
         let temp = TempFile::create_in(dir.as_fd(), "primer").map_err(fail())?;
         let storage: Arc<dyn Storage> = Arc::clone(temp.file()) as Arc<dyn Storage>;
