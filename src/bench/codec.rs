@@ -1,191 +1,233 @@
-//! `bench codec`: what the packed codec makes of files, block by block, and how fast it is in both directions.
+//! `bench codec`: what packing makes of a file, and how fast it is in both directions and at single reads.
 //!
-//! Nothing is stored. Every block is decoded again and compared; times are of one thread.
+//! The file is sealed into a temporary file just as `vortex-compress` does it, so sizes are what is really stored. All work is done
+//! by one thread, and everything that is decoded is compared.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use super::error::BenchError;
+use super::figures::{Blocks, Measured, Memory};
+use super::latency;
+use crate::codec::{self, CodecId};
+use crate::store::{
+    BlockSource, Encoding, KeyRun, Library, PlainFile, Profile, SealOptions, SegmentReader,
+    StoreError, TempFile, seal,
+};
 
-use crate::codec::{self, CodecId, Start};
-use crate::engine::Model;
-use crate::store::KeyRun;
-
-/// One file's figures.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    /// The file.
-    pub path: String,
-    /// Its bytes.
-    pub bytes: u64,
-    /// Bytes of all payloads, without the segment's index.
-    pub stored: u64,
-    /// `8 * stored / bytes`.
-    pub bits_per_byte: f64,
-    /// Million bytes packed per second.
-    pub pack_mb_s: f64,
-    /// Million bytes unpacked per second.
-    pub unpack_mb_s: f64,
-    /// Blocks kept raw, by zstd, and by the neural codec without and with the model.
-    pub blocks: [u64; 4],
-    /// Slowest decoding of one block, in milliseconds.
-    pub slowest_block_ms: f64,
+/// How files are packed and read.
+pub struct Settings<'a> {
+    /// The model to pack with.
+    pub profile: &'a Profile,
+    /// Bytes of a block: a power of two from 16 KiB to 1 MiB.
+    pub block_size: u32,
+    /// Which blocks others start from.
+    pub key_run: KeyRun,
+    /// Largest number of single reads in each case.
+    pub reads: u64,
+    /// Called with the number of bytes dealt with: each byte once when encoded, compared and unpacked.
+    pub progress: &'a (dyn Fn(u64) + Sync),
 }
 
-/// The files that `paths` stand for, in order; directories are walked.
+/// Seals the file at `path` into `temp`, which is empty, and reads it in every way. The peers are left empty.
 ///
 /// # Errors
-/// A directory that cannot be read.
-pub fn files(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for path in paths {
-        walk(path, &mut found)?;
-    }
-    Ok(found)
-}
-
-fn walk(path: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
-    if !path.is_dir() {
-        out.push(path.to_path_buf());
-        return Ok(());
-    }
-    let mut inside = fs::read_dir(path)?
-        .map(|e| e.map(|e| e.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    inside.sort();
-    inside.iter().try_for_each(|p| walk(p, out))
-}
-
-/// What blocks start from; see [`KeyRun`].
-#[derive(Default)]
-struct Group {
-    number: u64,
-    made: u8,
-    state: Option<Arc<Start>>,
-}
-
-impl Group {
-    fn enter(&mut self, number: u64) {
-        if number != self.number {
-            *self = Group {
-                number,
-                ..Group::default()
-            };
-        }
-    }
-
-    fn add(&mut self, block: &[u8]) {
-        self.state = Some(Arc::new(Start::then(self.state.as_deref(), block)));
-        self.made += 1;
-    }
-}
-
-/// Measures one file's content, with key blocks as `pack` chooses them.
-///
-/// # Errors
-/// Kind `InvalidData`: a block does not come back as it was.
+/// Errors of the file system; bytes that do not come back as they were, which [`BenchError::is_damage`] tells.
 pub fn measure(
     path: &Path,
-    data: &[u8],
-    block_size: usize,
-    model: &Arc<Model>,
-    run: KeyRun,
-) -> io::Result<Row> {
-    let (mut pack, mut unpack, mut slowest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    let mut stored = 0;
-    let mut blocks = [0; 4];
-    let mut group = Group::default();
-    let mut rest = data.chunks(block_size.max(1)).enumerate().peekable();
-    while let Some((at, block)) = rest.next() {
-        group.enter(at as u64 / run.group.max(1));
-        let key = group.made < run.blocks
-            && rest
-                .peek()
-                .is_some_and(|(next, _)| *next as u64 / run.group.max(1) == group.number);
-        let state = group.state.clone();
-        let start = Instant::now();
-        let e = codec::encode_packed(block, (!key).then_some(model), state.as_deref());
-        if key {
-            group.add(block);
-        }
-        pack += start.elapsed();
-        let start = Instant::now();
-        let back = codec::decode(
-            e.codec,
-            e.model.map(|_| &**model),
-            &e.payload,
-            block.len(),
-            state.as_deref(),
-        );
-        let took = start.elapsed();
-        unpack += took;
-        slowest = slowest.max(took);
-        if back.as_deref() != Ok(block) {
-            let what = format!(
-                "{}: a block of {} does not come back",
-                path.display(),
-                e.codec
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        stored += e.payload.len() as u64;
-        blocks[match (e.codec, e.model) {
-            (CodecId::Raw, _) => 0,
-            (CodecId::Zstd, _) => 1,
-            (CodecId::Neural, None) => 2,
-            (CodecId::Neural, Some(_)) => 3,
-        }] += 1;
-    }
-    let bytes = data.len() as u64;
-    let speed = |t: Duration| bytes as f64 / 1e6 / t.as_secs_f64().max(1e-9);
-    Ok(Row {
-        path: path.display().to_string(),
-        bytes,
+    temp: &TempFile,
+    settings: &Settings<'_>,
+) -> Result<Measured, BenchError> {
+    let file = File::open(path).map_err(StoreError::io(path))?;
+    let source = PlainFile::new(Arc::new(file), path)?;
+    let library = library(settings);
+    let (stored, encode, pack) = pack(&source, temp, &library, settings)?;
+    let mut measured = Measured {
+        bytes: source.len(),
         stored,
-        bits_per_byte: 8.0 * stored as f64 / (bytes as f64).max(1.0),
-        pack_mb_s: speed(pack),
-        unpack_mb_s: speed(unpack),
-        blocks,
-        slowest_block_ms: slowest.as_secs_f64() * 1e3,
-    })
+        encode,
+        pack,
+        ..Measured::default()
+    };
+    // A thread of its own: what encoding left behind in this one is no part of decoding.
+    let read = || read(&source, temp, settings, &mut measured);
+    thread::scope(|s| s.spawn(read).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok(measured)
+}
+
+/// A library without start states that has the model.
+fn library(settings: &Settings<'_>) -> Library {
+    let library = Library::default();
+    library.models().add_loaded(&settings.profile.model);
+    library
+}
+
+/// Stored bytes, the time of encoding, and the time of all.
+fn pack(
+    source: &PlainFile,
+    temp: &TempFile,
+    library: &Library,
+    settings: &Settings<'_>,
+) -> Result<(u64, Duration, Duration), BenchError> {
+    let to_encode = data_bytes(source, settings.block_size)?;
+    let (done, encoded) = (AtomicU64::new(0), OnceLock::new());
+    let start = Instant::now();
+    // Sealing counts every byte first when it is encoded, then when it is compared.
+    let progress = |bytes: u64| {
+        if done.fetch_add(bytes, Ordering::Relaxed) + bytes >= to_encode {
+            encoded.get_or_init(|| start.elapsed());
+        }
+        (settings.progress)(bytes);
+    };
+    let options = SealOptions {
+        block_size: settings.block_size,
+        encoding: Encoding::Packed(settings.profile.clone()),
+        key_run: settings.key_run,
+        primer: None,
+        jobs: 1,
+        progress: Some(&progress),
+        cancel: None,
+    };
+    let report = seal(source, temp, library, &options)?;
+    let all = start.elapsed();
+    Ok((report.stored, encoded.get().copied().unwrap_or(all), all))
+}
+
+/// Bytes of the blocks that sealing looks at: not those in holes of the file.
+fn data_bytes(source: &PlainFile, block_size: u32) -> Result<u64, StoreError> {
+    let size = u64::from(block_size);
+    let (mut sum, mut at) = (0, 0);
+    while let Some(data) = source.next_data(at)? {
+        let block = data / size * size;
+        sum += (source.len() - block).min(size);
+        at = block.saturating_add(size);
+    }
+    Ok(sum)
+}
+
+/// Unpacks everything, then reads at single places.
+fn read(
+    source: &PlainFile,
+    temp: &TempFile,
+    settings: &Settings<'_>,
+    measured: &mut Measured,
+) -> Result<(), BenchError> {
+    let library = library(settings);
+    let reader = SegmentReader::from_file(
+        Arc::clone(temp.file()),
+        Path::new("temporary segment"),
+        &library,
+    )?;
+    measured.blocks = blocks(&reader)?;
+    let mut memory = Memory::default();
+    let size = u64::from(settings.block_size);
+    for block in 0..source.len().div_ceil(size) {
+        let start = Instant::now();
+        let got = reader.read_block(block)?;
+        measured.unpack += start.elapsed();
+        let mut expected = vec![0; got.len()];
+        source.read_at(&mut expected, block * size)?;
+        if got != expected {
+            return Err(BenchError::Differs(block * size));
+        }
+        memory.predictor = memory.predictor.max(codec::thread_memory() as u64);
+        (settings.progress)(got.len() as u64);
+    }
+    memory.start_state = library.starts().largest() as u64;
+    if measured.blocks.model > 0 {
+        memory.model = codec::network_memory(&settings.profile.model) as u64;
+    }
+    memory.per_thread = memory.predictor + memory.model + memory.start_state;
+    measured.memory = memory;
+    measured.reads = latency::measure(&reader, &library, source, settings.reads)?;
+    Ok(())
+}
+
+fn blocks(reader: &SegmentReader<'_>) -> Result<Blocks, BenchError> {
+    let segment = reader.segment();
+    let mut found = Blocks::default();
+    for entry in segment.entries() {
+        let (_, entry) = entry.map_err(StoreError::from)?;
+        *match entry.codec {
+            CodecId::Raw => &mut found.raw,
+            CodecId::Zstd => &mut found.zstd,
+            CodecId::Neural => &mut found.neural,
+        } += 1;
+        found.started += u64::from(entry.start != 0);
+        found.model += u64::from(entry.model.is_some());
+    }
+    let count = reader.len().div_ceil(u64::from(segment.block_size()));
+    found.holes = count.saturating_sub(found.raw + found.zstd + found.neural);
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+    use std::os::fd::AsFd;
 
-    #[test]
-    fn files_below_a_directory_are_measured() {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::create_dir(dir.path().join("sub")).expect("a directory");
-        fs::write(dir.path().join("sub/a.csv"), b"1,2,3\n".repeat(200)).expect("written");
-        fs::write(dir.path().join("empty"), b"").expect("written");
-        let model = engine_model();
-        let rows: Vec<Row> = files(&[dir.path().to_path_buf()])
-            .expect("walked")
-            .iter()
-            .map(|path| {
-                measure(
-                    path,
-                    &fs::read(path).expect("read"),
-                    1024,
-                    &model,
-                    KeyRun::default(),
-                )
-                .expect("measured")
-            })
-            .collect();
-        assert_eq!(rows.len(), 2);
-        assert_eq!((rows[0].bytes, rows[0].stored), (0, 0));
-        assert_eq!(rows[1].blocks.iter().sum::<u64>(), 2);
-        assert!(rows[1].stored < 200 && rows[1].bits_per_byte < 1.5);
+    use super::*;
+    use crate::store::ModelStore;
+
+    fn measured(data: &[u8], key_run: KeyRun) -> Measured {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.csv");
+        fs::write(&path, data).unwrap();
+        let temp = TempFile::create_in(File::open(dir.path()).unwrap().as_fd(), "t").unwrap();
+        let seen = AtomicU64::new(0);
+        let settings = Settings {
+            profile: &ModelStore::new(None).profile("fast").unwrap(),
+            block_size: 1 << 14,
+            key_run,
+            reads: 6,
+            progress: &|bytes| {
+                seen.fetch_add(bytes, Ordering::Relaxed);
+            },
+        };
+        let found = measure(&path, &temp, &settings).unwrap();
+        assert_eq!(found.stored, temp.file().metadata().unwrap().len());
+        assert_eq!(seen.into_inner(), 3 * data.len() as u64);
+        found
     }
 
-    fn engine_model() -> Arc<Model> {
-        let bytes = crate::profiles::builtin("fast").expect("the profile is built in");
-        Arc::new(Model::from_bytes(bytes).expect("a built-in profile loads"))
+    fn lines(n: u32) -> Vec<u8> {
+        let line = |i| format!("{i:06},{}.{},pump\n", 20 + i % 7, i * i % 10);
+        (0..n).map(line).collect::<String>().into_bytes()
+    }
+
+    #[test]
+    fn figures_are_of_the_sealed_file() {
+        let mut data = lines(2500);
+        data.resize(3 << 14, b'x');
+        data.resize(4 << 14, 0);
+        let found = measured(&data, KeyRun::of(2));
+        let b = found.blocks;
+        assert_eq!((b.raw + b.zstd + b.neural, b.holes), (3, 1));
+        assert!(b.neural > 0 && b.started > 0, "{b:?}");
+        assert!(found.encode < found.pack && !found.unpack.is_zero());
+        let reads = (found.reads.first_touch.len(), found.reads.primed.len());
+        assert_eq!(reads, (6, 6));
+        let m = found.memory;
+        assert!(m.predictor > 100_000 && m.start_state > 100_000, "{m:?}");
+        assert_eq!(m.model > 0, b.model > 0);
+        assert_eq!(m.per_thread, m.predictor + m.model + m.start_state);
+    }
+
+    #[test]
+    fn without_key_blocks_nothing_is_started() {
+        let found = measured(&lines(2500), KeyRun::NONE);
+        assert_eq!((found.blocks.started, found.memory.start_state), (0, 0));
+    }
+
+    #[test]
+    fn empty_file_has_a_size_and_no_reads() {
+        let found = measured(b"", KeyRun::default());
+        assert!(found.stored > 0 && found.reads.primed.is_empty());
+        assert_eq!(found.blocks, Blocks::default());
     }
 }

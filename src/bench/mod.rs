@@ -1,4 +1,11 @@
 //! Measurements of the parts on given files.
 
 pub mod codec;
+mod error;
+pub mod figures;
+pub mod files;
+mod latency;
 pub mod peers;
+mod programs;
+
+pub use error::BenchError;

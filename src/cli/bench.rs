@@ -1,24 +1,26 @@
 //! `vortex-fs bench`: size and speed on the user's own files.
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::files::Models;
+use super::files::{Models, NewFile, store_failure};
 use super::mount::parse_block_size;
-use super::{CliError, Outcome, percent, print, print_json};
-use crate::bench::codec::{self, Row};
-use crate::bench::peers::PeerSizes;
+use super::{CliError, Outcome, Progress, print, print_json, remove_if_killed, warn};
+use crate::bench::BenchError;
+use crate::bench::codec::{self, Settings};
+use crate::bench::figures::{Figures, Measured, PeerFigures, Reads};
+use crate::bench::files::files;
+use crate::bench::peers::Peer;
 use crate::pack::DEFAULT_PROFILE;
-use crate::store::KeyRun;
+use crate::store::{KeyRun, Profile};
 
 /// Measure size and speed on your own files, without storing anything
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vortex-fs bench codec /data/march
-  vortex-fs bench codec --peers --block-size 256K --json vibration.bin")]
+  vortex-fs bench codec --peer xz,zstd --block-size 256K --json vibration.bin")]
 pub(crate) struct Args {
     #[command(subcommand)]
     part: Part,
@@ -29,12 +31,15 @@ enum Part {
     Codec(CodecArgs),
 }
 
-/// Encode and decode files block by block in memory, with one thread
+/// Pack files into a temporary file with one thread, unpack them, and read at single places
+///
+/// Sizes are of whole segments, all headers and the index included. Reads are of 4 KiB without a cache of decoded blocks: `first`
+/// with no start state made, `primed` with the block's start state at hand. All that is decoded is compared.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vortex-fs bench codec /data/march
-  vortex-fs bench codec --peers --block-size 256K --json vibration.bin")]
+  vortex-fs bench codec --peer xz,zpaq --reads 256 --json vibration.bin")]
 struct CodecArgs {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
@@ -48,137 +53,197 @@ struct CodecArgs {
     /// Blocks at the start of every 1024 that teach the others, 0 to 16
     #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=16))]
     key_blocks: u8,
-    /// Also compress each whole file with gzip -9, zstd -19 and xz -9
-    #[arg(long)]
-    peers: bool,
-    /// Print a JSON list
+    /// Single reads of each file in each case, at most
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    reads: u64,
+    /// Also run another compressor on each whole file: gzip (-9), zstd (-19), xz (-9), or the programs brotli (-q 11) and
+    /// zpaq (-m5 -t1) if they are installed
+    #[arg(long = "peer", value_name = "NAME", value_delimiter = ',', value_parser = parse_peer)]
+    peers: Vec<Peer>,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// One file's figures, with those of other compressors if they were asked for.
+fn parse_peer(name: &str) -> Result<Peer, String> {
+    let found = Peer::ALL.into_iter().find(|peer| peer.name() == name);
+    found.ok_or_else(|| {
+        let names = Peer::ALL.map(Peer::name).join(", ");
+        format!("`{name}` is none of {names}")
+    })
+}
+
 #[derive(Serialize)]
-struct Measured {
-    #[serde(flatten)]
-    row: Row,
-    #[serde(flatten)]
-    peers: Option<PeerSizes>,
+struct Report {
+    profile: String,
+    block_size: u32,
+    key_blocks: u8,
+    /// Peers that were asked for and are not installed.
+    peers_missing: Vec<&'static str>,
+    files: Vec<Figures>,
+    total: Figures,
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let Part::Codec(args) = args.part;
     let profile = Models::built_in().profile(&args.profile)?;
-    let mut all = Vec::new();
-    for path in codec::files(&args.paths).map_err(|e| CliError::failed(e.to_string()))? {
-        let fail = |e: io::Error| match e.kind() {
-            io::ErrorKind::InvalidData => {
-                CliError::damaged(e.to_string()).remedy("please report this")
-            }
-            _ => CliError::io(&path, &e),
-        };
-        let data = std::fs::read(&path).map_err(fail)?;
-        let row = codec::measure(
-            &path,
-            &data,
-            args.block_size as usize,
-            &profile.model,
-            KeyRun::of(args.key_blocks),
-        )
-        .map_err(fail)?;
-        let peers = args
-            .peers
-            .then(|| PeerSizes::of(&data))
-            .transpose()
-            .map_err(fail)?;
-        let measured = Measured { row, peers };
-        if !args.json {
-            if all.is_empty() {
-                print(heading(args.peers))?;
-            }
-            print(line(&measured))?;
-        }
-        all.push(measured);
+    let paths = files(&args.paths).map_err(|e| CliError::failed(e.to_string()))?;
+    let (peers, missing): (Vec<Peer>, Vec<Peer>) =
+        args.peers.iter().partition(|peer| peer.is_installed());
+    for peer in &missing {
+        let name = peer.name();
+        warn(format!(
+            "{name} is not installed: no program `{name}` on PATH; going on without it"
+        ));
     }
+    let mut sum = Measured::default();
+    let mut rows = Vec::new();
+    if !args.json {
+        print(heading())?;
+    }
+    for path in &paths {
+        let measured = measure(path, &profile, &peers, &args)?;
+        let figures = measured.figures(path.display().to_string());
+        if !args.json {
+            show(&figures)?;
+        }
+        sum.add(&measured);
+        rows.push(figures);
+    }
+    let total = sum.figures("all files".to_owned());
     if args.json {
-        print_json(&all)?;
-    } else if all.len() > 1 {
-        print(line(&total(&all)))?;
+        print_json(&Report {
+            profile: profile.name.clone(),
+            block_size: args.block_size,
+            key_blocks: args.key_blocks,
+            peers_missing: missing.into_iter().map(Peer::name).collect(),
+            files: rows,
+            total,
+        })?;
+    } else {
+        print(details(&total))?;
+        show(&total)?;
     }
     Ok(Outcome::Good)
 }
 
-fn heading(peers: bool) -> String {
-    let figures = format!(
-        "{:>12} {:>12} {:>7} {:>7} {:>9} {:>9} {:>9}",
-        "bytes", "stored", "share", "bits/B", "pack MB/s", "read MB/s", "worst ms"
-    );
-    if peers {
-        format!(
-            "{figures} {:>12} {:>12} {:>12}  file",
-            "gzip -9", "zstd -19", "xz -9"
-        )
-    } else {
-        figures + "  file"
+fn measure(
+    path: &Path,
+    profile: &Profile,
+    peers: &[Peer],
+    args: &CodecArgs,
+) -> Result<Measured, CliError> {
+    let fail = |e| failure(path, e);
+    let len = std::fs::metadata(path)
+        .map_err(|e| CliError::io(path, &e))?
+        .len();
+    let progress = Progress::bytes(path.display().to_string(), len.saturating_mul(3));
+    let scratch = NewFile::scratch()?;
+    let settings = Settings {
+        profile,
+        block_size: args.block_size,
+        key_run: KeyRun::of(args.key_blocks),
+        reads: args.reads,
+        progress: &|bytes| progress.add(bytes),
+    };
+    let mut measured = codec::measure(path, scratch.temp(), &settings).map_err(fail)?;
+    if peers.is_empty() {
+        return Ok(measured);
+    }
+    let data = std::fs::read(path).map_err(|e| CliError::io(path, &e))?;
+    let folder = tempfile::tempdir().map_err(|e| CliError::io(std::env::temp_dir(), &e))?;
+    let _guard = remove_if_killed(folder.path());
+    for &peer in peers {
+        progress.label(format!("{} on {}", peer.name(), path.display()));
+        let run = peer.run(&data, folder.path()).map_err(fail)?;
+        measured.peers.insert(peer, run);
+    }
+    Ok(measured)
+}
+
+fn failure(path: &Path, error: BenchError) -> CliError {
+    match error {
+        BenchError::Store(e) if !matches!(e, crate::store::StoreError::ReadBack { .. }) => {
+            store_failure(path, &e)
+        }
+        e if e.is_damage() => CliError::damaged(e.to_string())
+            .on(path)
+            .remedy("please report this"),
+        e => CliError::failed(e.to_string()).on(path),
     }
 }
 
-fn line(measured: &Measured) -> String {
-    let row = &measured.row;
-    let mut line = format!(
-        "{:>12} {:>12} {:>7} {:>7.3} {:>9.3} {:>9.3} {:>9.1}",
+fn heading() -> String {
+    format!(
+        "{:>12} {:>12} {:>7} {:>7} {:>9} {:>9} {:>11} {:>15} {:>15}  file",
+        "bytes",
+        "stored",
+        "bits/B",
+        "ratio",
+        "pack MB/s",
+        "verified",
+        "unpack MB/s",
+        "first 50/99% ms",
+        "primed 50/99%"
+    )
+}
+
+/// The line of a file, and one for each peer.
+fn show(row: &Figures) -> Result<(), CliError> {
+    print(format!(
+        "{:>12} {:>12} {:>7.3} {:>7.2} {:>9.3} {:>9.3} {:>11.3} {:>15} {:>15}  {}",
         row.bytes,
         row.stored,
-        percent(row.stored, row.bytes),
         row.bits_per_byte,
+        row.ratio,
         row.pack_mb_s,
+        row.pack_verified_mb_s,
         row.unpack_mb_s,
-        row.slowest_block_ms
-    );
-    if let Some(peers) = &measured.peers {
-        line += &format!(
-            " {:>12} {:>12} {:>12}",
-            peers.gzip_9, peers.zstd_19, peers.xz_9
-        );
+        pair(row.first_touch),
+        pair(row.primed),
+        row.path
+    ))?;
+    for (name, peer) in &row.peers {
+        print(peer_line(name, peer, row.bytes))?;
     }
-    line + "  " + &row.path
+    Ok(())
 }
 
-/// Sums of sizes; speeds over all the bytes; the worst of the worst.
-fn total(all: &[Measured]) -> Measured {
-    let bytes: u64 = all.iter().map(|m| m.row.bytes).sum();
-    let stored: u64 = all.iter().map(|m| m.row.stored).sum();
-    let seconds = |speed: fn(&Row) -> f64| -> f64 {
-        all.iter()
-            .map(|m| m.row.bytes as f64 / 1e6 / speed(&m.row).max(1e-9))
-            .sum::<f64>()
-            .max(1e-9)
-    };
-    let mut blocks = [0; 4];
-    for m in all {
-        for (sum, n) in blocks.iter_mut().zip(m.row.blocks) {
-            *sum += n;
-        }
-    }
-    let peers = all
-        .iter()
-        .filter_map(|m| m.peers.as_ref())
-        .copied()
-        .reduce(|mut sum, one| {
-            sum.add(&one);
-            sum
-        });
-    let row = Row {
-        path: "all files".to_owned(),
-        bytes,
-        stored,
-        bits_per_byte: 8.0 * stored as f64 / (bytes as f64).max(1.0),
-        pack_mb_s: bytes as f64 / 1e6 / seconds(|row| row.pack_mb_s),
-        unpack_mb_s: bytes as f64 / 1e6 / seconds(|row| row.unpack_mb_s),
-        blocks,
-        slowest_block_ms: all
-            .iter()
-            .map(|m| m.row.slowest_block_ms)
-            .fold(0.0, f64::max),
-    };
-    Measured { row, peers }
+fn pair(reads: Reads) -> String {
+    format!("{:.2} / {:.2}", reads.p50_ms, reads.p99_ms)
+}
+
+fn peer_line(name: &str, peer: &PeerFigures, bytes: u64) -> String {
+    format!(
+        "{:>12} {:>12} {:>7.3} {:>7.2} {:>9.3} {:>9} {:>11.3}   {name} {}; ours / {name}: size {:.3}, pack speed {:.3}, unpack speed {:.3}",
+        "",
+        peer.stored,
+        8.0 * peer.stored as f64 / (bytes as f64).max(1.0),
+        bytes as f64 / (peer.stored as f64).max(1.0),
+        peer.pack_mb_s,
+        "",
+        peer.unpack_mb_s,
+        peer.settings,
+        peer.stored_ours_to_peer,
+        peer.pack_ours_to_peer,
+        peer.unpack_ours_to_peer
+    )
+}
+
+fn details(total: &Figures) -> String {
+    let (b, m) = (&total.blocks, &total.memory);
+    format!(
+        "blocks: {} neural, {} zstd, {} raw, {} holes; {} from a start state, {} with the model\n\
+         memory per decoding thread: {} bytes (predictor {}, model {}, start state {})",
+        b.neural,
+        b.zstd,
+        b.raw,
+        b.holes,
+        b.started,
+        b.model,
+        m.per_thread,
+        m.predictor,
+        m.model,
+        m.start_state
+    )
 }

@@ -48,7 +48,8 @@ impl Cancel {
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static WATCHER: OnceLock<bool> = OnceLock::new();
 
-/// While the returned guard lives, a signal removes the file `path` before it ends the process.
+/// While the returned guard lives, a signal removes the file, or the directory with all that is in it, at `path` before it
+/// ends the process.
 pub fn remove_if_killed(path: &Path) -> UnfinishedFile {
     let path = path.to_owned();
     unfinished().push(path.clone());
@@ -82,7 +83,7 @@ fn remove_and_die(mut signals: Signals) {
     for signal in signals.forever() {
         for path in unfinished().drain(..) {
             // It may be renamed into place at this very moment: then nothing is left to remove.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
         }
         // Dies of the same signal, so that the shell sees what happened.
         let _ = emulate_default_handler(signal);

@@ -16,6 +16,18 @@ pub use neural::{NeuralError, Start};
 use crate::engine;
 use model_net::ModelNet;
 
+/// Bytes that this thread's decoder keeps between blocks. With a model, [`network_memory`] comes on top while a block is decoded.
+#[must_use]
+pub fn thread_memory() -> usize {
+    neural::thread_memory()
+}
+
+/// Bytes of a model's memory while one block is decoded; the weights are shared.
+#[must_use]
+pub fn network_memory(model: &engine::Model) -> usize {
+    engine::State::new(model, neural::NET_LANES).map_or(0, |state| state.memory())
+}
+
 /// Why a payload does not decode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {

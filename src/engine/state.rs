@@ -160,6 +160,19 @@ impl State {
         self.t = 0;
     }
 
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let s = &self.scratch;
+        let words = [&s.x, &s.acc, &s.bias, &s.scores];
+        let bytes = [&s.y, &s.qkv, &s.hidden, &s.e, &s.kv];
+        size_of_val(&self.memory[..])
+            + self.pending.len()
+            + self.filling.len()
+            + words.iter().map(|w| size_of_val(&w[..])).sum::<usize>()
+            + bytes.iter().map(|b| b.len()).sum::<usize>()
+    }
+
     /// Number of lanes.
     #[must_use]
     pub fn lanes(&self) -> usize {

@@ -75,6 +75,21 @@ impl StartCache {
         lock(&self.inner).bytes
     }
 
+    /// Bytes of the largest state that is held now.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        let inner = lock(&self.inner);
+        let sizes = inner.states.iter().map(|(_, state)| state.memory());
+        sizes.max().unwrap_or(0)
+    }
+
+    /// Forgets all states, as if nothing had been read yet. Readers that hold one keep it.
+    pub fn clear(&self) {
+        let mut inner = lock(&self.inner);
+        inner.states.clear();
+        inner.bytes = 0;
+    }
+
     /// The state `key` if it is there.
     pub(super) fn get(&self, key: Key) -> Option<Arc<Start>> {
         lock(&self.inner).states.get(&key).cloned()
@@ -221,6 +236,10 @@ mod tests {
         }
         assert_eq!(cache.bytes(), 10 * cost);
         assert!(cache.get(key(99)).is_some() && cache.get(key(1)).is_none());
+        assert_eq!(cache.largest(), cost);
+        cache.clear();
+        assert_eq!((cache.bytes(), cache.largest()), (0, 0));
+        assert!(cache.get(key(99)).is_none());
         let small = StartCache::new(cost - 1);
         small.get_or_make(key(1), make).unwrap();
         assert_eq!(small.bytes(), 0);

@@ -31,6 +31,7 @@ use std::cell::RefCell;
 
 use coder::{BitCoder, BitDecoder, BitEncoder};
 pub use net::Net;
+pub(super) use plan::NET_LANES;
 use plan::Plan;
 use predictor::Predictor;
 pub use start::Start;
@@ -79,6 +80,17 @@ struct Last {
 
 thread_local! {
     static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+}
+
+/// Bytes of the predictor that this thread keeps between blocks, and of the block that it remembers; 0 if the predictor has become
+/// a start state.
+#[must_use]
+pub fn thread_memory() -> usize {
+    SCRATCH.with_borrow(|scratch| {
+        scratch.as_ref().map_or(0, |s| {
+            s.predictor.memory() + s.last.as_ref().map_or(0, |last| last.data.capacity())
+        })
+    })
 }
 
 /// Encodes `data`, with a network in a few lanes, without one in a single lane.

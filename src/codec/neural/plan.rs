@@ -6,7 +6,7 @@ use crate::engine::stride;
 /// Largest record stride.
 pub(crate) const MAX_STRIDE: usize = 1023;
 /// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
-const NET_LANES: usize = 4;
+pub(crate) const NET_LANES: usize = 4;
 /// Bytes from which a block has two lanes: their latencies overlap.
 const PAIRED: usize = 4096;
 /// Largest number of lanes that a payload may have.
