@@ -130,6 +130,14 @@ fn zstd_if_it_can_win(data: &[u8], neural: usize) -> Vec<Candidate> {
 /// Bytes of a block's start that tell which way of coding it pays: most is learnt there.
 const PROBE: usize = 8192;
 
+/// Whether the beginning of `data` is clearly smaller from `start` than cold.
+#[must_use]
+pub fn start_knows(start: &Start, data: &[u8]) -> bool {
+    let probe = &data[..data.len().min(PROBE)];
+    let cold = neural::encode(probe, None, None).len();
+    neural::encode(probe, None, Some(start)).len() * 4 < cold * 3
+}
+
 /// The smaller payload of a cold one and one from `start`, and which start that is.
 fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, Vec<u8>) {
     let Some(start) = start else {

@@ -11,6 +11,9 @@ use crate::segment::{
     self, BlockEntry, MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, SealedWriter,
 };
 
+/// Key blocks after which no more runs begin within groups.
+const MOST_RENEWED: usize = 1024;
+
 /// The shape of key runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRun {
@@ -75,8 +78,9 @@ pub(super) struct Starting {
     count: u64,
     /// The group that the states below are of.
     group: u64,
-    /// Key blocks that it has by now.
+    /// Key blocks that it has by now, and those of all groups and renewals.
     made: u8,
+    total: usize,
     number: u16,
     state: Option<Arc<Start>>,
 }
@@ -101,6 +105,7 @@ impl Starting {
             count,
             group: 0,
             made: 0,
+            total: 0,
             number: primer.map_or(Ok(0), |p| writer.add_primer(p.id))?,
             state: primer.map(|p| Arc::clone(&p.state)),
         })
@@ -117,7 +122,23 @@ impl Starting {
     /// Whether `block`, of the present group, is to be a key block. The last of a group would be none's.
     pub(super) fn is_key(&self, block: u64) -> bool {
         let next = block.saturating_add(1);
-        self.made < self.run.blocks && next < self.count && self.has(next)
+        let room = self.made < self.run.blocks && self.total < MAX_STARTS;
+        room && next < self.count && self.has(next)
+    }
+
+    /// Key blocks that a run has.
+    pub(super) fn run_length(&self) -> usize {
+        usize::from(self.run.blocks)
+    }
+
+    /// Whether a run may begin within the group: there is one to replace, and the table has room.
+    pub(super) fn may_renew(&self) -> bool {
+        self.run.blocks > 1 && self.total < MOST_RENEWED
+    }
+
+    /// A new key run begins at the next block.
+    pub(super) fn renew(&mut self) {
+        (self.made, self.number, self.state) = (0, 0, None);
     }
 
     /// Whether a block belongs to the present group.
@@ -141,6 +162,7 @@ impl Starting {
         let state = Start::then(self.state.as_deref(), data);
         (self.number, self.state) = (number, Some(Arc::new(state)));
         self.made += 1;
+        self.total += 1;
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ pub mod seal;
 mod start_cache;
 pub mod temp;
 pub mod verify;
+mod write;
 
 #[cfg(test)]
 mod tests;

@@ -10,17 +10,16 @@ use rayon::prelude::*;
 
 use super::decode::decode_entry;
 use super::error::StoreError;
-use super::key_run::{KeyRun, Primer, Starting};
+use super::key_run::{KeyRun, Primer};
 use super::library::Library;
 use super::models::Profile;
 use super::temp::TempFile;
+use super::write::write_segment;
 use crate::codec::{self, CodecId, Encoded, Start};
-use crate::segment::{SealedWriter, Segment, Storage};
+use crate::segment::{Segment, Storage};
 
 /// Blocks in hand at a time.
 const BATCH: usize = 64;
-/// Blocks next to each other that are encoded in the same way.
-const NEIGHBOURS: usize = 16;
 
 /// What a segment is made of: the bytes of a file.
 pub trait BlockSource: Sync {
@@ -102,7 +101,12 @@ pub enum Encoding {
 
 impl Encoding {
     /// Every way is tried, or only the one that `neighbour` was encoded.
-    fn encode(&self, block: &[u8], start: Option<&Start>, neighbour: Option<&Encoded>) -> Encoded {
+    pub(super) fn encode(
+        &self,
+        block: &[u8],
+        start: Option<&Start>,
+        neighbour: Option<&Encoded>,
+    ) -> Encoded {
         match (self, neighbour) {
             (Encoding::Fresh, _) => codec::encode_fresh(block),
             (Encoding::Packed(profile), Some(neighbour)) => {
@@ -115,7 +119,7 @@ impl Encoding {
     }
 
     /// As a key block: start states are made without a model.
-    fn encode_key(&self, block: &[u8], start: Option<&Start>) -> Encoded {
+    pub(super) fn encode_key(&self, block: &[u8], start: Option<&Start>) -> Encoded {
         match self {
             Encoding::Fresh => codec::encode_fresh(block),
             Encoding::Packed(_) => codec::encode_packed(block, None, start),
@@ -199,87 +203,11 @@ pub fn seal(
     if let Encoding::Packed(profile) = &options.encoding {
         library.models().add_loaded(&profile.model);
     }
-    let report = pool.install(|| write(source, temp, options))?;
+    let report = pool.install(|| write_segment(source, temp, options))?;
     pool.install(|| compare(source, temp, library, options))?;
     temp.file()
         .sync_all()
         .map_err(StoreError::io("temporary segment"))?;
-    Ok(report)
-}
-
-fn write(
-    source: &dyn BlockSource,
-    temp: &TempFile,
-    options: &SealOptions<'_>,
-) -> Result<SealReport, StoreError> {
-    let storage: Arc<dyn Storage> = Arc::clone(temp.file()) as Arc<dyn Storage>;
-    let mut writer = SealedWriter::new(Arc::clone(&storage), options.block_size)?;
-    let mut report = SealReport {
-        logical: source.len(),
-        ..SealReport::default()
-    };
-    let (run, primer) = match options.encoding {
-        Encoding::Fresh => (KeyRun::NONE, None),
-        Encoding::Packed(_) => (options.key_run, options.primer.as_ref()),
-    };
-    let count = block_count(source, options);
-    let mut starting = Starting::new(run, primer, count, &mut writer)?;
-    for_each_batch(source, options, |batch| {
-        let mut rest = batch;
-        while let Some((&first, others)) = rest.split_first() {
-            starting.enter(first);
-            let (number, state) = starting.now();
-            if starting.is_key(first) {
-                let data = read_block(source, options, first)?;
-                if data.iter().any(|&b| b != 0) {
-                    let encoded = options.encoding.encode_key(&data, state);
-                    let entry = writer.push_from(first, &encoded, number)?;
-                    report.count(&encoded);
-                    starting.add(&mut writer, &entry, &data)?;
-                }
-                note_progress(options, data.len());
-                rest = others;
-                continue;
-            }
-            let (now, later) = rest.split_at(rest.partition_point(|&b| starting.has(b)));
-            let encode = |block: u64, neighbour: Option<&Encoded>| {
-                let data = read_block(source, options, block)?;
-                let zero = data.iter().all(|&b| b == 0);
-                let encode = || options.encoding.encode(&data, state, neighbour);
-                let encoded = (!zero).then(encode);
-                note_progress(options, data.len());
-                Ok::<_, StoreError>(encoded)
-            };
-            // The first of some neighbours shows how the others are best encoded.
-            let firsts: Vec<_> = now
-                .par_chunks(NEIGHBOURS)
-                .map(|blocks| encode(blocks[0], None))
-                .collect::<Result<_, _>>()?;
-            let encoded: Vec<_> = now
-                .par_iter()
-                .enumerate()
-                .map(|(i, &block)| {
-                    let first = firsts[i / NEIGHBOURS].as_ref();
-                    if i % NEIGHBOURS == 0 {
-                        Ok(first.cloned())
-                    } else {
-                        encode(block, first)
-                    }
-                })
-                .collect::<Result<_, _>>()?;
-            for (&block, encoded) in now.iter().zip(&encoded) {
-                if let Some(encoded) = encoded {
-                    writer.push_from(block, encoded, number)?;
-                    report.count(encoded);
-                }
-            }
-            rest = later;
-        }
-        Ok(())
-    })?;
-    report.holes = block_count(source, options) - report.blocks.iter().sum::<u64>();
-    writer.finish(source.len())?;
-    report.stored = storage.len().map_err(StoreError::io("temporary segment"))?;
     Ok(report)
 }
 
@@ -327,7 +255,7 @@ fn compare(
 }
 
 /// Calls `work` with runs of numbers of blocks that may hold data, ascending.
-fn for_each_batch(
+pub(super) fn for_each_batch(
     source: &dyn BlockSource,
     options: &SealOptions<'_>,
     mut work: impl FnMut(&[u64]) -> Result<(), StoreError>,
@@ -350,11 +278,11 @@ fn for_each_batch(
     work(&batch)
 }
 
-fn block_count(source: &dyn BlockSource, options: &SealOptions<'_>) -> u64 {
+pub(super) fn block_count(source: &dyn BlockSource, options: &SealOptions<'_>) -> u64 {
     source.len().div_ceil(u64::from(options.block_size))
 }
 
-fn read_block(
+pub(super) fn read_block(
     source: &dyn BlockSource,
     options: &SealOptions<'_>,
     block: u64,
@@ -369,14 +297,14 @@ fn read_block(
     Ok(data)
 }
 
-fn note_progress(options: &SealOptions<'_>, bytes: usize) {
+pub(super) fn note_progress(options: &SealOptions<'_>, bytes: usize) {
     if let Some(progress) = options.progress {
         progress(bytes as u64);
     }
 }
 
 impl SealReport {
-    fn count(&mut self, block: &Encoded) {
+    pub(super) fn count(&mut self, block: &Encoded) {
         self.blocks[block.codec as usize] += 1;
         self.started += u64::from(block.started);
     }
