@@ -136,6 +136,12 @@ impl Starting {
         self.run.blocks > 1 && self.total < MOST_RENEWED
     }
 
+    /// Blocks from `block` to the end of the group or the file.
+    pub(super) fn left(&self, block: u64) -> u64 {
+        let end = self.group.saturating_add(1).saturating_mul(self.run.group);
+        end.min(self.count).saturating_sub(block)
+    }
+
     /// A new key run begins at the next block.
     pub(super) fn renew(&mut self) {
         (self.made, self.number, self.state) = (0, 0, None);

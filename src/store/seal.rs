@@ -100,12 +100,13 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Every way is tried, or only the one that `neighbour` was encoded.
+    /// Every way is tried, with the `model` or without, or only the one that `neighbour` was encoded.
     pub(super) fn encode(
         &self,
         block: &[u8],
         start: Option<&Start>,
         neighbour: Option<&Encoded>,
+        model: bool,
     ) -> Encoded {
         match (self, neighbour) {
             (Encoding::Fresh, _) => codec::encode_fresh(block),
@@ -113,7 +114,7 @@ impl Encoding {
                 codec::encode_like(neighbour, block, Some(&profile.model), start)
             }
             (Encoding::Packed(profile), None) => {
-                codec::encode_packed(block, Some(&profile.model), start)
+                codec::encode_packed(block, model.then_some(&profile.model), start)
             }
         }
     }

@@ -19,7 +19,9 @@ use crate::codec::{self, Encoded, Start};
 use crate::segment::{SealedWriter, Storage};
 
 /// Blocks next to each other that are encoded in the same way.
-const NEIGHBOURS: usize = 32;
+const NEIGHBOURS: usize = 8;
+/// Blocks among which the model is tried once, as long as it does not pay.
+const MODEL_TRIALS: u64 = 64;
 /// Most neighbours between two attempts at a new key run.
 const MOST_PATIENCE: u32 = 64;
 
@@ -49,6 +51,7 @@ pub(super) fn write_segment(
             ..SealReport::default()
         },
         patience: Patience::default(),
+        model_from: 0,
     };
     for_each_batch(source, options, |batch| writing.batch(batch))?;
     let mut report = writing.report;
@@ -65,6 +68,8 @@ struct Writing<'a> {
     starting: Starting,
     report: SealReport,
     patience: Patience,
+    /// Block from which on the model is tried again.
+    model_from: u64,
 }
 
 impl Writing<'_> {
@@ -105,17 +110,21 @@ impl Writing<'_> {
     fn neighbours(&mut self, blocks: &[u64]) -> Result<(), StoreError> {
         let (number, state) = self.starting.now();
         let (source, options) = (self.source, self.options);
-        let encode = |block: u64, neighbour: Option<&Encoded>| {
-            let data = read_block(source, options, block)?;
-            let zero = data.iter().all(|&b| b == 0);
-            let encoded = (!zero).then(|| options.encoding.encode(&data, state, neighbour));
-            note_progress(options, data.len());
-            Ok::<_, StoreError>(encoded)
-        };
         let Some((&first, others)) = blocks.split_first() else {
             return Ok(());
         };
+        let model = first >= self.model_from;
+        let encode = |block: u64, neighbour: Option<&Encoded>| {
+            let data = read_block(source, options, block)?;
+            let zero = data.iter().all(|&b| b == 0);
+            let encoded = (!zero).then(|| options.encoding.encode(&data, state, neighbour, model));
+            note_progress(options, data.len());
+            Ok::<_, StoreError>(encoded)
+        };
         let mut encoded = vec![encode(first, None)?];
+        if model && encoded[0].as_ref().is_some_and(|e| e.model.is_none()) {
+            self.model_from = first + MODEL_TRIALS;
+        }
         let neighbour = encoded[0].clone();
         let others: Vec<_> = others
             .par_iter()
@@ -133,12 +142,13 @@ impl Writing<'_> {
 
     /// Whether the present state says so little about `blocks` that a new key run there makes them clearly smaller.
     fn is_stale(&mut self, blocks: &[u64]) -> Result<bool, StoreError> {
-        let run = self.starting.run_length();
+        let run = self.starting.run_length().min(blocks.len());
         let (_, Some(state)) = self.starting.now() else {
             return Ok(false);
         };
         // A run is worth its reads only if enough blocks follow it.
-        if !self.starting.may_renew() || blocks.len() < 3 * run || !self.patience.is_over() {
+        let few = self.starting.left(blocks[0]) < 3 * run as u64;
+        if few || !self.starting.may_renew() || !self.patience.is_over() {
             return Ok(false);
         }
         let first = read_block(self.source, self.options, blocks[0])?;
@@ -168,6 +178,10 @@ impl Writing<'_> {
         let (chained, stale) = rayon::join(chained, stale);
         let pays = chained * 100 < stale * 97;
         self.patience.tried(pays);
+        log::debug!(
+            "block {}: {stale} bytes for {run} blocks from the old state, {chained} in a new run",
+            blocks[0]
+        );
         Ok(pays)
     }
 }
