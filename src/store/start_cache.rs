@@ -12,7 +12,7 @@ use super::error::StoreError;
 use crate::codec::{PrimerId, Start};
 
 /// Bytes of states that are kept unless something else is said.
-pub const DEFAULT_START_BYTES: usize = 64 << 20;
+pub const DEFAULT_START_BYTES: usize = 96 << 20;
 
 /// Names a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

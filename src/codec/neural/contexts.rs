@@ -2,9 +2,22 @@
 
 use super::lane::{Finder, Lane, NONE};
 use super::plan::{Kind, Plan};
+use super::slots::Sizes;
 
 /// Counter tables.
 pub(super) const CONTEXTS: usize = 16;
+
+/// Sizes of the contexts' regions, for records and for text.
+pub(super) fn sizes(kind: Kind) -> Sizes {
+    match kind {
+        Kind::Binary => [
+            14, 15, 15, 14, 11, 14, 14, 14, 14, 14, 14, 14, 15, 11, 15, 12,
+        ],
+        Kind::Text => [
+            11, 11, 14, 14, 15, 11, 15, 15, 14, 14, 14, 14, 14, 14, 15, 15,
+        ],
+    }
+}
 
 /// Bytes that small selectors use, besides the hashes.
 #[derive(Clone, Copy, Default)]

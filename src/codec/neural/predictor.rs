@@ -4,7 +4,7 @@
 //! 0's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
 
 use super::apm::{self, Apm, Cell};
-use super::contexts::{CONTEXTS, Near, contexts};
+use super::contexts::{CONTEXTS, Near, contexts, sizes};
 use super::history::{self, Histories};
 use super::initial::Initial;
 use super::inputs::{self, Inputs};
@@ -110,7 +110,7 @@ impl Predictor {
     /// Forgets everything and prepares for a block of `len` bytes.
     pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
         self.finder.reset();
-        self.slots.reset();
+        self.slots.reset(&sizes(plan.kind), len);
         let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
         self.histories.reset(&initial.histories);
         self.mixer.reset(&initial.weights);

@@ -16,8 +16,12 @@ use super::kernels::Kernel;
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
 
-/// Buckets of a region, as a power of two.
-const BITS: u32 = 13;
+/// Buckets of each context's region as powers of two: by how many values the context takes.
+pub(super) type Sizes = [u8; CONTEXTS];
+
+/// Blocks up to this many bytes, coded cold, have regions smaller by [`LESS`] powers of two: clearing them is most of their work.
+const SHORT: usize = 8192;
+const LESS: u32 = 3;
 
 /// Largest count of a slot.
 pub(super) const COUNT_LIMIT: u32 = 127;
@@ -35,23 +39,37 @@ const EMPTY: Bucket = Bucket([FRESH; 16]);
 /// The regions of all contexts, one after another.
 pub(super) struct Slots {
     buckets: Vec<Bucket>,
+    /// Each region's first bucket, and how far a hash is shifted to choose one.
+    base: [u32; CONTEXTS],
+    shift: [u32; CONTEXTS],
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
         Slots {
             buckets: Vec::new(),
+            base: [0; CONTEXTS],
+            shift: [31; CONTEXTS],
         }
     }
 
-    /// Forgets everything.
-    pub(super) fn reset(&mut self) {
-        self.allocate(CONTEXTS << BITS);
+    /// Forgets everything and prepares regions for a cold block of `len` bytes.
+    pub(super) fn reset(&mut self, sizes: &Sizes, len: usize) {
+        let less = if len <= SHORT { LESS } else { 0 };
+        let mut end = 0;
+        for c in 0..CONTEXTS {
+            let bits = u32::from(sizes[c]) - less;
+            self.base[c] = end;
+            self.shift[c] = 32 - bits;
+            end += 1 << bits;
+        }
+        self.allocate(end as usize);
         self.buckets.clear();
-        self.buckets.resize(CONTEXTS << BITS, EMPTY);
+        self.buckets.resize(end as usize, EMPTY);
     }
 
     pub(super) fn copy_from(&mut self, other: &Self) {
+        (self.base, self.shift) = (other.base, other.shift);
         self.allocate(other.buckets.len());
         self.buckets.clone_from(&other.buckets);
     }
@@ -87,8 +105,7 @@ impl Slots {
     /// two candidates, emptied.
     #[inline(always)]
     pub(super) fn find(&mut self, c: usize, hash: u32) -> u32 {
-        let region = c << BITS;
-        let first = region + (hash >> (32 - BITS)) as usize;
+        let first = (self.base[c] + (hash >> self.shift[c])) as usize;
         let second = first ^ 1;
         let check = (hash & 0xffff) << 16 | 1;
         if self.buckets[first].0[0] == check {
@@ -118,7 +135,7 @@ impl Slots {
     ) {
         let mut first = [0; CONTEXTS];
         for c in 0..CONTEXTS {
-            out[c] = ((c as u32) << BITS) + (hashes[c] >> (32 - BITS));
+            out[c] = self.base[c] + (hashes[c] >> self.shift[c]);
             first[c] = out[c] * 16;
         }
         let found = k.gather(self.flat(), &first);
@@ -145,7 +162,7 @@ impl Slots {
     #[inline(always)]
     pub(super) fn prefetch<K: Kernel>(&self, k: K, hashes: &[u32; CONTEXTS]) {
         for (c, hash) in hashes.iter().enumerate() {
-            let first = (c << BITS) + (hash >> (32 - BITS)) as usize;
+            let first = (self.base[c] + (hash >> self.shift[c])) as usize;
             if let Some(bucket) = self.buckets.get(first) {
                 k.prefetch(bucket);
             }

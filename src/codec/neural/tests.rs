@@ -357,8 +357,8 @@ fn golden_payloads_decode() {
     }
 }
 
-const GOLDEN_TEXT: &str = "120022d0e7c638d5988917e34864ec6592b41d0488279aa8f1cafc7a1b59689a8e8302f711580da496b147bc52117f57";
-const GOLDEN_RECORDS: &str = "100006ffd58a6afa8512bcb86a369b85c1b302fd27d36a696defc69ea9ae9fc28d00c8c3f6a9a1a4223c15b66ab18721dc6e0f7d26eb4c114f7bbaafcd60d711abf59f";
+const GOLDEN_TEXT: &str = "120022d0e7c638d5988917e34864ec6592b41d0488279aa8f1cafc7a1b59689a8e8302f711654fc991208aea507f88d27e";
+const GOLDEN_RECORDS: &str = "100006ffd58a6afa8512bcb86a369b85c1b302fd27d36a696defc69ea9ae9fc28d00c8c3f6a9a1a4223c15b66ab18721dc660bc402af443633168057ca7c704e6c4319";
 
 #[test]
 #[ignore = "prints the golden payloads"]
