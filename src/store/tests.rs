@@ -129,6 +129,23 @@ fn segments_with_start_states_are_the_same_whatever_the_number_of_threads() {
 }
 
 #[test]
+fn a_new_key_run_begins_where_the_data_become_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = alike(10 * BLOCK, 3);
+    let second: Vec<u8> = alike(20 * BLOCK, 9).iter().map(|b| b ^ 0xa5).collect();
+    let starts = |data: &[u8]| {
+        let run = options(KeyRun::of(2));
+        let (temp, _) = sealed(dir.path(), data, &Library::default(), &run);
+        assert!(read_all(&temp, &Library::default()).unwrap() == data);
+        let segment = Segment::open(Arc::clone(temp.file()) as _).unwrap();
+        let last = segment.entry(29).unwrap().unwrap().start;
+        (segment.starts().len(), last)
+    };
+    assert_eq!(starts(&[&first[..], &second].concat()), (4, 4));
+    assert_eq!(starts(&alike(30 * BLOCK, 3)), (2, 2));
+}
+
+#[test]
 fn a_cold_block_among_others_and_holes_in_the_key_run_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut data = alike(12 * BLOCK, 5);
