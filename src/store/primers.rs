@@ -90,7 +90,8 @@ impl PrimerStore {
             return Err(StoreError::ReadBack { block: 0 });
         }
         let publish = || {
-            fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644))?;
+            // It holds pieces of files that others may not be allowed to read.
+            fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o600))?;
             temp.file().sync_all()?;
             temp.rename_to(dir.as_fd(), &name)?;
             Ok(fs::fsync(dir)?)
@@ -240,6 +241,8 @@ fn decode(storage: Arc<dyn Storage>, id: PrimerId) -> Result<Vec<u8>, StoreError
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn store_in(dir: &Path) -> PrimerStore {
@@ -260,6 +263,8 @@ mod tests {
             matches!(store.load(missing), Err(StoreError::MissingPrimer(found)) if found == missing)
         );
         let file = dir.path().join(id.to_string());
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for the owner of the archive only");
         let good = std::fs::read(&file).unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();
