@@ -156,6 +156,8 @@ impl Finder {
 
     /// Prepares for a block of `len` bytes after `seen` ones, in lanes of `whole` bytes.
     pub(super) fn begin(&mut self, seen: usize, len: usize, whole: usize) {
+        let more = (seen + len).saturating_sub(self.trail.len());
+        self.trail.reserve_exact(more);
         self.trail.resize(seen + len, NONE);
         self.seen = seen;
         self.whole = whole.max(1);
@@ -163,7 +165,7 @@ impl Finder {
 
     /// Bytes that the tables take.
     pub(super) fn memory(&self) -> usize {
-        4 * (self.matches.len() + self.aims.len() + self.trail.len())
+        4 * (self.matches.len() + self.aims.len() + self.trail.capacity())
     }
 
     /// Whether byte `q + j` is known before step `t`, `q` being a pointer's position.
