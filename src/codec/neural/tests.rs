@@ -294,7 +294,6 @@ fn records_are_found_again_wherever_a_block_begins() {
 
 /// Ten thousand blocks of every kind, cold and from a state; damage is an error or wrong bytes, never more.
 #[test]
-#[ignore = "slow: run with optimisation"]
 fn ten_thousand_random_and_mutated_blocks_round_trip() {
     let (r, t) = (records(4000), text(600));
     let starts = [Start::then(None, &r[..8000]), Start::then(None, &t[..8000])];
