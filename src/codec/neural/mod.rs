@@ -93,7 +93,7 @@ pub fn thread_memory() -> usize {
     })
 }
 
-/// Encodes `data`, with a network in a few lanes, without one in a single lane.
+/// Encodes `data`, cold or from a start state, with a network or without.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
     let plan = match start {
         None => Plan::find(data, net.is_some()),

@@ -28,6 +28,9 @@ impl fmt::Debug for Start {
 
 impl Start {
     /// The state after `before`, if any, and then `data`. Free of work if this thread has just coded `data` from `before`.
+    ///
+    /// What is found in `data` (kind of contexts, stride, lanes) is part of the format here: a reader finds it again, no header tells
+    /// it. Another way of finding it makes payloads from start states undecodable; golden payloads watch over that.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8]) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);

@@ -356,16 +356,42 @@ fn golden_payloads_decode() {
     }
 }
 
+/// A block from a state of two steps; the states themselves must never change, see [`Start::then`].
+fn golden_started() -> (Start, Vec<u8>) {
+    let all = records(1700);
+    let first = Start::then(None, &all[..5400]);
+    (
+        Start::then(Some(&first), &all[5400..9700]),
+        all[9700..10_100].to_vec(),
+    )
+}
+
+#[test]
+fn golden_payloads_from_a_start_state_decode() {
+    let (start, data) = golden_started();
+    let payload: Vec<u8> = (0..GOLDEN_STARTED.len() / 2)
+        .map(|i| u8::from_str_radix(&GOLDEN_STARTED[2 * i..2 * i + 2], 16).expect("hex"))
+        .collect();
+    let back = decode(&payload, data.len(), None, Some(&start));
+    assert_eq!(back.as_deref(), Ok(&data[..]));
+    assert_eq!(encode(&data, None, Some(&start)), payload);
+}
+
+const GOLDEN_STARTED: &str =
+    "140006000055763a92f2ae27ac61eac6cca04cdb4dfebe93c336a0fdc40edb67072720256f";
 const GOLDEN_TEXT: &str = "120022d0e7c638d5988917e34864ec6592b41d0488279aa8f1cafc7a1b59689a8e8302f711654fc991208aea507f88d27e";
 const GOLDEN_RECORDS: &str = "100006ffd58a6afa8512bcb86a369b85c1b302fd27d36a696defc69ea9ae9fc28d00c8c3f6a9a1a4223c15b66ab18721dc660bc402af443633168057ca7c704e6c4319";
 
 #[test]
 #[ignore = "prints the golden payloads"]
 fn print_golden_payloads() {
-    for data in [text(8), records(60)] {
+    let (start, data) = golden_started();
+    let started = encode(&data, None, Some(&start));
+    let cold = [text(8), records(60)].map(|data| encode(&data, None, None));
+    for payload in [&cold[0], &cold[1], &started] {
         println!(
             "{}",
-            encode(&data, None, None)
+            payload
                 .iter()
                 .map(|b| format!("{b:02x}"))
                 .collect::<String>()
