@@ -151,7 +151,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Makes the content and attributes of a file durable, and its name if that is new.
+    /// Makes the content and attributes of a file durable, and its name if that is new, with those of new directories above it.
     ///
     /// # Errors
     /// The commit failed, now or in the background; the content stays in memory and is tried again.
@@ -162,11 +162,7 @@ impl Fs {
         }
         node.take_failure()?;
         self.commit(&node, !datasync)?;
-        let new_in = lock(&node.new_in).take();
-        if let Some(dir) = new_in {
-            sys::fsync(dir.reopen_dir()?)?;
-        }
-        Ok(())
+        self.sync_names(&node)
     }
 
     /// Opens a directory for listing.
@@ -192,18 +188,39 @@ impl Fs {
         self.handles.remove(fh).map(drop)
     }
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in a directory durable, and its own as [`Fs::fsync`] does.
     ///
     /// # Errors
     /// What the backing file system answers.
     pub fn fsyncdir(&self, fh: Fh, datasync: bool) -> Result<()> {
-        let dir = self.handles.dir(fh)?.node.backing().reopen_dir()?;
-        let synced = if datasync {
-            sys::fdatasync(dir)
+        let node = Arc::clone(&self.handles.dir(fh)?.node);
+        let dir = node.backing().reopen_dir()?;
+        if datasync {
+            sys::fdatasync(dir)?;
         } else {
-            sys::fsync(dir)
-        };
-        Ok(synced?)
+            sys::fsync(dir)?;
+        }
+        self.sync_names(&node)
+    }
+
+    /// Makes the name of a node durable if it is new, and those of new directories above it.
+    fn sync_names(&self, node: &Arc<Node>) -> Result<()> {
+        let mut at = Arc::clone(node);
+        loop {
+            let above = {
+                // Held meanwhile: who syncs the same file at the same time must not be answered earlier.
+                let mut new_in = lock(&at.new_in);
+                let Some(dir) = &*new_in else { return Ok(()) };
+                sys::fsync(dir.reopen_dir()?)?;
+                let above = dir.key;
+                *new_in = None;
+                above
+            };
+            match self.nodes.peek(above) {
+                Some(dir) => at = dir,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Keeps the node and its content until the hold is dropped.

@@ -1,0 +1,179 @@
+//! Names: made, replaced, exchanged, removed.
+
+use std::path::Path;
+
+use vortex_fs::fs::RenameFlags;
+
+use crate::tree::{Seen, Tree, me};
+use crate::world::{RDWR, ROOT, World, noise, os};
+
+fn rename(world: &mut World, from: &str, to: &str, flags: RenameFlags) {
+    world.will(|tree: &mut Tree| {
+        let (moved, replaced) = (
+            tree.remove(Path::new(from)).unwrap(),
+            tree.remove(Path::new(to)),
+        );
+        tree.insert(to.into(), moved);
+        if let Some(replaced) = replaced.filter(|_| flags == RenameFlags::Exchange) {
+            tree.insert(from.into(), replaced);
+        }
+    });
+    let fs = world.fs();
+    fs.rename(ROOT, os(from), ROOT, os(to), flags).unwrap();
+    world.sync_dir(ROOT);
+}
+
+#[test]
+fn making_a_directory_and_a_file_in_it() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.begin();
+    world.will(|tree| {
+        tree.insert("d".into(), Seen::Dir);
+    });
+    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+    world.sync_dir(ROOT);
+    let fh = world.create(dir, "f", "d/f");
+    world.write(fh, "d/f", 0, &noise(5000, 1));
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("directory and file");
+}
+
+/// As on ext4, a synced file is there after a crash, and so are the new directories above it.
+#[test]
+fn syncing_a_file_in_new_directories() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.begin();
+    let mut dir = ROOT;
+    for (name, path) in [("d", "d"), ("e", "d/e")] {
+        world.will(|tree| {
+            tree.insert(path.into(), Seen::Dir);
+        });
+        dir = world.fs().mkdir(dir, os(name), 0o755, me()).unwrap().0;
+    }
+    let fh = world.create(dir, "f", "d/e/f");
+    world.write(fh, "d/e/f", 0, &noise(5000, 1));
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("file in new directories");
+}
+
+/// Every pair of a segment and a plain file, and both ways.
+#[test]
+fn renaming_over_and_exchanging() {
+    for (source, target) in [(true, true), (true, false), (false, true), (false, false)] {
+        for flags in [RenameFlags::Replace, RenameFlags::Exchange] {
+            let Some(mut world) = World::new() else {
+                return;
+            };
+            for (name, segment, seed) in [("a", source, 1), ("b", target, 2)] {
+                if !segment {
+                    world.plain(name, &noise(9000, seed));
+                }
+            }
+            world.open();
+            for (name, segment, seed) in [("a", source, 1), ("b", target, 2)] {
+                if segment {
+                    world.segment(name, &noise(9000, seed));
+                }
+            }
+            world.begin();
+            rename(&mut world, "a", "b", flags);
+            let form = |segment| if segment { "segment" } else { "plain" };
+            let (source, target) = (form(source), form(target));
+            world.survives_every_crash(&format!("{source} over {target}, {flags:?}"));
+        }
+    }
+}
+
+#[test]
+fn moving_between_directories() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.segment("a", &noise(9000, 1));
+    world.will(|tree| {
+        tree.insert("d".into(), Seen::Dir);
+    });
+    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+    world.begin();
+    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
+    let old = world.content("a");
+    world.write(fh, "a", 100, b"not stored yet");
+    let new = world.content("a");
+    // Nothing is replaced, so the content need not be stored before the name changes.
+    for content in [old, new] {
+        world.will(|tree: &mut Tree| {
+            tree.remove(Path::new("a"));
+            tree.insert("d/b".into(), Seen::file(&content));
+        });
+    }
+    let fs = world.fs();
+    fs.rename(ROOT, os("a"), dir, os("b"), RenameFlags::Replace)
+        .unwrap();
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("move");
+}
+
+#[test]
+fn removing_files() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.plain("plain", &noise(9000, 1));
+    // As an interrupted swap leaves it: the segment wins, and what it hides never comes back.
+    world.plain("twin", b"older");
+    world.open();
+    world.segment("segment", &noise(9000, 2));
+    world.close();
+    let dir = world.recorder.path().to_path_buf();
+    std::fs::copy(dir.join("segment.vortex"), dir.join("twin.vortex")).unwrap();
+    let content = world.content("segment");
+    world.will_be("twin", &content);
+    world.open();
+    world.begin();
+    for name in ["plain", "segment", "twin"] {
+        world.will(|tree| {
+            tree.remove(Path::new(name)).unwrap();
+        });
+        world.fs().unlink(ROOT, os(name)).unwrap();
+        world.sync_dir(ROOT);
+    }
+    world.survives_every_crash("unlink");
+}
+
+#[test]
+fn linking_and_writing_through_either_name() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.segment("a", &noise(9000, 1));
+    world.begin();
+    world.will(|tree| {
+        let linked = tree[Path::new("a")].clone();
+        tree.insert("b".into(), linked);
+    });
+    world.fs().link(world.node("a"), ROOT, os("b")).unwrap();
+    world.sync_dir(ROOT);
+    let fh = world.fs().open(world.node("b"), RDWR).unwrap();
+    let mut content = world.content("a");
+    content[50..60].fill(7);
+    world.will(|tree| {
+        for name in ["a", "b"] {
+            tree.insert(name.into(), Seen::file(&content));
+        }
+    });
+    world.fs().write(fh, 50, &[7; 10]).unwrap();
+    world.sync(fh, true);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("link");
+}
