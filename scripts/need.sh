@@ -26,6 +26,18 @@ need() {
     }
 }
 
+# need_crate PROGRAM VERSION: installs this version of the crate of that name, beside what other projects use.
+need_crate() {
+    crates="${XDG_CACHE_HOME:-$HOME/.cache}/vortex-fs/tools"
+    case ":$PATH:" in *":$crates/bin:"*) ;; *) export PATH="$crates/bin:$PATH" ;; esac
+    [ "$("$1" --version 2>/dev/null)" = "$1 $2" ] && return 0
+    echo "installing the crate $1 $2 into $crates" >&2
+    cargo install --locked --quiet --root "$crates" "$1@$2" >&2 || {
+        echo "cargo could not install $1 $2" >&2
+        exit 1
+    }
+}
+
 # need_rust: the one thing that these scripts do not install.
 need_rust() {
     if [ -f "$HOME/.cargo/env" ]; then

@@ -2,50 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
-use std::process::Command;
 
-use super::support::{Archive, has, noise, telemetry, vortex, wait_until};
-
-/// A small ext4 in a file, mounted where the archive has its backing directory; needs root and a loop device.
-struct SmallDisk {
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    fn below(archive: &Archive) -> Option<SmallDisk> {
-        if !has("mkfs.ext4") {
-            return None;
-        }
-        let image = archive.outside().join("image");
-        File::create(&image).unwrap().set_len(24 << 20).unwrap();
-        let run = |command: &mut Command| command.output().is_ok_and(|o| o.status.success());
-        let at = archive.backing();
-        let made = run(Command::new("mkfs.ext4").arg("-q").arg(&image))
-            && run(Command::new("mount")
-                .args(["-o", "loop"])
-                .arg(&image)
-                .arg(&at));
-        if !made {
-            println!("skipped: no loop device, or not root");
-            return None;
-        }
-        Some(SmallDisk { at })
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
-    }
-}
+use super::disk::Disk;
+use super::support::{Archive, noise, telemetry, vortex, wait_until};
 
 #[test]
 fn full_disk_is_told_to_the_writer_and_costs_no_other_file() {
-    let Some(archive) = Archive::unmounted() else {
-        return;
-    };
-    let Some(_disk) = SmallDisk::below(&archive) else {
+    let Some(disk) = Disk::new(24) else { return };
+    let Some(archive) = Archive::on(&disk) else {
         return;
     };
     archive.mount(&[]);
@@ -104,10 +68,8 @@ fn full_disk_is_told_to_the_writer_and_costs_no_other_file() {
 
 #[test]
 fn what_a_full_disk_took_is_there_after_fsync_and_remount() {
-    let Some(archive) = Archive::unmounted() else {
-        return;
-    };
-    let Some(_disk) = SmallDisk::below(&archive) else {
+    let Some(disk) = Disk::new(24) else { return };
+    let Some(archive) = Archive::on(&disk) else {
         return;
     };
     archive.mount(&[]);

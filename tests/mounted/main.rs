@@ -6,6 +6,8 @@
 mod basics;
 mod crash;
 mod daemon;
+#[allow(dead_code, reason = "shared with the suites of others")]
+mod disk;
 mod full;
 mod pack;
 mod refusals;

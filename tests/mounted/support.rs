@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// An archive `backing` and its mountpoint `mnt`, side by side.
+use super::disk::Disk;
+
+/// An archive and its mountpoint `mnt`.
 pub struct Archive {
     dir: tempfile::TempDir,
+    backing: PathBuf,
 }
 
 /// Whether mounts are possible here; says so if not.
@@ -83,12 +86,22 @@ pub fn sh(dir: &Path, script: &str) -> String {
 impl Archive {
     /// An empty archive, not yet mounted; none where mounts are not possible.
     pub fn unmounted() -> Option<Archive> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let backing = dir.path().join("backing");
+        Archive::made_of(dir, backing)
+    }
+
+    /// As [`Archive::unmounted`], on a disk of its own. The archive has to go before the disk.
+    pub fn on(disk: &Disk) -> Option<Archive> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Archive::made_of(dir, disk.path().join("backing"))
+    }
+
+    fn made_of(dir: tempfile::TempDir, backing: PathBuf) -> Option<Archive> {
         if !fuse() {
             return None;
         }
-        let archive = Archive {
-            dir: tempfile::tempdir().expect("a temporary directory"),
-        };
+        let archive = Archive { dir, backing };
         fs::create_dir(archive.backing()).expect("mkdir");
         fs::create_dir(archive.mnt()).expect("mkdir");
         Some(archive)
@@ -102,7 +115,7 @@ impl Archive {
     }
 
     pub fn backing(&self) -> PathBuf {
-        self.dir.path().join("backing")
+        self.backing.clone()
     }
 
     pub fn mnt(&self) -> PathBuf {
