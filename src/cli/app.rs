@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::{
-    CliError, Outcome, bench, cat, compress, decompress, demo, mount, pack, profiles, stat, train,
-    umount, unpack, verify, warn,
+    CliError, Outcome, bench, cat, compress, decompress, demo, mount, pack, profiles, repair, stat,
+    train, umount, unpack, verify, warn,
 };
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
@@ -45,6 +45,7 @@ enum Command {
     Cat(cat::Args),
     Stat(stat::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
     Profiles(profiles::Args),
     Bench(bench::Args),
     Train(train::Args),
@@ -93,6 +94,7 @@ pub fn vortex_fs() -> ExitCode {
             Command::Cat(args) => cat::run(args),
             Command::Stat(args) => stat::run(args),
             Command::Verify(args) => verify::run(args),
+            Command::Repair(args) => repair::run(args),
             Command::Profiles(args) => profiles::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Train(args) => train::run(args),

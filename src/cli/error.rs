@@ -1,7 +1,7 @@
 //! What a command ends with: an [`Outcome`] and its exit code, or a [`CliError`] and its one line.
 //!
 //! The exit codes are part of the interface (docs/CLI.md): 0 good, 1 usage or environment, 2 damaged data,
-//! 3 partial.
+//! 3 partial, 4 whole but with a safeguard damaged.
 
 use std::fmt;
 use std::io;
@@ -19,6 +19,8 @@ pub enum Outcome {
     Damaged,
     /// A part was done and a part was not: exit code 3.
     Partial,
+    /// Nothing is lost, but what keeps it safe is damaged: exit code 4.
+    Degraded,
 }
 
 impl Outcome {
@@ -29,14 +31,19 @@ impl Outcome {
             Outcome::Failed => 1,
             Outcome::Damaged => 2,
             Outcome::Partial => 3,
+            Outcome::Degraded => 4,
         }
     }
 
-    /// The outcome of two parts together: damage outweighs all, success and failure make a partial result.
+    /// The outcome of two parts together: damage outweighs all, success and failure make a partial result, a damaged
+    /// safeguard outweighs success.
     pub fn and(self, other: Outcome) -> Outcome {
         match (self, other) {
             (Outcome::Damaged, _) | (_, Outcome::Damaged) => Outcome::Damaged,
             (a, b) if a == b => a,
+            (Outcome::Degraded, Outcome::Good) | (Outcome::Good, Outcome::Degraded) => {
+                Outcome::Degraded
+            }
             _ => Outcome::Partial,
         }
     }
@@ -176,6 +183,9 @@ mod tests {
         assert_eq!(Outcome::of_all([Good, Failed]), Partial);
         assert_eq!(Outcome::of_all([Good, Failed, Damaged]), Damaged);
         assert_eq!(Outcome::of_all([Damaged, Good]), Damaged);
+        assert_eq!(Outcome::of_all([Good, Degraded, Good]), Degraded);
+        assert_eq!(Outcome::of_all([Degraded, Failed]), Partial);
+        assert_eq!(Outcome::of_all([Degraded, Damaged]), Damaged);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod pack;
 mod profiles;
 mod progress;
 mod repack;
+mod repair;
 mod report;
 mod signals;
 mod size;

@@ -15,16 +15,19 @@ pub enum CodecId {
     Zstd = 1,
     /// Adaptive statistics and a model driving a range coder.
     Neural = 2,
+    /// Nothing: the block's bytes are lost, and its entry says so.
+    Lost = 3,
 }
 
 impl CodecId {
-    /// Every codec, in the order of their ids.
+    /// Every codec that can decode what it encodes, in the order of their ids.
     pub const ALL: [CodecId; 3] = [CodecId::Raw, CodecId::Zstd, CodecId::Neural];
 
     /// The codec with this number, if there is one.
     #[must_use]
     pub fn from_u8(raw: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|c| *c as u8 == raw)
+        let mut known = Self::ALL.into_iter().chain([CodecId::Lost]);
+        known.find(|c| *c as u8 == raw)
     }
 
     /// The name shown to users.
@@ -34,6 +37,7 @@ impl CodecId {
             CodecId::Raw => "raw",
             CodecId::Zstd => "zstd",
             CodecId::Neural => "neural",
+            CodecId::Lost => "lost",
         }
     }
 }
@@ -130,7 +134,8 @@ mod tests {
         for codec in CodecId::ALL {
             assert_eq!(CodecId::from_u8(codec as u8), Some(codec));
         }
-        assert_eq!(CodecId::from_u8(3), None);
+        assert_eq!(CodecId::from_u8(3), Some(CodecId::Lost));
+        assert_eq!(CodecId::from_u8(4), None);
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub enum CodecError {
     /// The neural payload is damaged.
     #[error(transparent)]
     Neural(#[from] NeuralError),
+    /// The index says that the block's bytes are lost.
+    #[error("its bytes are lost: a repair found them damaged")]
+    Lost,
 }
 
 /// Encodes a block for a fresh write, fast: the smaller of raw and zstd level 3.
@@ -246,6 +249,7 @@ pub fn decode(
             }
             None => neural::decode(payload, decoded_len, None, start)?,
         },
+        CodecId::Lost => return Err(CodecError::Lost),
     };
     if data.len() != decoded_len {
         return Err(CodecError::Length {

@@ -125,7 +125,9 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::Start { source, .. } => return store_errno(source),
         StoreError::Segment(SegmentError::Refused(_)) => Errno::FBIG,
         StoreError::NotAnArchive(_) => Errno::NOENT,
-        StoreError::Busy(_) => Errno::BUSY,
+        StoreError::Busy(_) | StoreError::Changed => Errno::BUSY,
+        StoreError::SeveralNames(_) => Errno::MLINK,
+        StoreError::Attributes => Errno::PERM,
         StoreError::Cancelled => Errno::CANCELED,
         StoreError::Segment(_)
         | StoreError::UnknownFormat { .. }
@@ -137,6 +139,7 @@ fn store_errno(error: &StoreError) -> i32 {
         | StoreError::UnknownProfile { .. }
         | StoreError::Decode { .. }
         | StoreError::Checksum { .. }
+        | StoreError::Unclear(_)
         | StoreError::ReadBack { .. } => Errno::IO,
     };
     errno.raw_os_error()

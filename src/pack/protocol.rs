@@ -4,11 +4,9 @@
 //! the job at its next block. Paths are logical, relative to the archive's root, with bytes that JSON or a line
 //! could not carry written as `%XX`.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
+
+pub use crate::store::names::{escape, unescape};
 
 /// Name of the socket in the archive's private directory.
 pub const SOCKET: &str = "control.sock";
@@ -186,39 +184,24 @@ pub struct Status {
     pub cache_hits: u64,
     /// Reads that had to decode.
     pub cache_misses: u64,
+    /// The background scrub, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubStatus>,
 }
 
-/// A path as text: bytes outside printable ASCII, and those with a meaning in mount tables, become `%XX`.
-#[must_use]
-pub fn escape(path: &Path) -> String {
-    let mut out = String::new();
-    for &byte in path.as_os_str().as_bytes() {
-        match byte {
-            b',' | b'\\' | b'%' | 0..=b' ' | 0x7f.. => out.push_str(&format!("%{byte:02X}")),
-            _ => out.push(char::from(byte)),
-        }
-    }
-    out
-}
-
-/// The path that [`escape`] was given.
-#[must_use]
-pub fn unescape(text: &str) -> PathBuf {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = (byte == b'%').then(|| tail.get(..2)).flatten();
-        let code = hex
-            .and_then(|d| std::str::from_utf8(d).ok())
-            .and_then(|d| u8::from_str_radix(d, 16).ok());
-        out.push(code.unwrap_or(byte));
-        rest = if code.is_some() {
-            tail.get(2..).unwrap_or_default()
-        } else {
-            tail
-        };
-    }
-    PathBuf::from(OsString::from_vec(out))
+/// How far a scrub is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Whether it goes through the archive just now.
+    pub running: bool,
+    /// Segments checked in this pass, or in the last one.
+    pub files: u64,
+    /// Stored bytes of those.
+    pub bytes: u64,
+    /// Files known to be damaged, copies of models and primers among them.
+    pub damaged: u64,
+    /// When the last pass ended, in seconds since 1970; none if none ever did.
+    pub finished: Option<u64>,
 }
 
 impl Summary {
@@ -244,6 +227,10 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
     #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::codec::CodecError;
+
 use super::Segment;
 use super::entry::BlockEntry;
 use super::error::{Part, SegmentError};
@@ -11,6 +13,7 @@ use super::header::HEADER_LEN;
 use super::page::Page;
 use super::peek::{State, Summary, peek_all};
 use super::root::{SLOT_LEN, SLOTS_LEN, Slot};
+use super::scan::find_index;
 use super::storage::Storage;
 
 /// How bad a finding is.
@@ -18,6 +21,8 @@ use super::storage::Storage;
 pub enum Severity {
     /// Odd, but no content is lost.
     Note,
+    /// All content is there, but a safeguard of it is not, or a newer state may have been lost.
+    Warning,
     /// Content can not be read, or is not what was written.
     Damage,
 }
@@ -48,11 +53,28 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+impl Finding {
+    /// The bytes of the content that are lost by it, where blocks are, in a segment with this summary.
+    #[must_use]
+    pub fn content(&self, summary: Option<&Summary>) -> Option<Range<u64>> {
+        let summary = summary.filter(|_| !self.blocks.is_empty())?;
+        let size = u64::from(summary.block_size);
+        let end = self.blocks.end.saturating_mul(size);
+        Some(self.blocks.start.saturating_mul(size)..end.min(summary.logical_size))
+    }
+}
+
 impl Report {
     /// Whether all content is there.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.findings.iter().all(|f| f.severity < Severity::Damage)
+        self.worst() < Some(Severity::Damage)
+    }
+
+    /// How bad the worst finding is; none if there is no finding.
+    #[must_use]
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|f| f.severity).max()
     }
 
     fn damage(&mut self, part: Part, range: Range<u64>, blocks: Range<u64>, what: impl ToString) {
@@ -65,10 +87,10 @@ impl Report {
         });
     }
 
-    fn note(&mut self, part: Part, range: Range<u64>, what: &str) {
+    fn note(&mut self, severity: Severity, part: Part, range: Range<u64>, what: &str) {
         let what = what.to_owned();
         self.findings.push(Finding {
-            severity: Severity::Note,
+            severity,
             part,
             range,
             blocks: 0..0,
@@ -86,7 +108,7 @@ pub fn check(
     mut decode: impl FnMut(u64, &BlockEntry, Vec<u8>) -> Result<(), String>,
 ) -> Result<Report, SegmentError> {
     let mut report = Report::default();
-    let mut parts: Vec<(Part, Range<u64>, Range<u64>)> = Vec::new();
+    let mut parts: Vec<(Part, Range<u64>)> = Vec::new();
     let peeked = match peek_all(&*storage) {
         Ok(peeked) => peeked,
         Err(e @ SegmentError::Io(_)) => return Err(e),
@@ -98,26 +120,29 @@ pub fn check(
     report.summary = Some(peeked.summary);
     match &peeked.state {
         State::Bare if storage.is_empty()? => return Ok(report),
+        State::Bare if find_index(&*storage, None).iter().any(|f| f.was_sealed) => {
+            let what = "its beginning was overwritten with zeros; what follows can be repaired";
+            report.damage(Part::Header, 0..HEADER_LEN as u64, 0..0, what);
+            return Ok(report);
+        }
         State::Bare => report.note(
+            Severity::Note,
             Part::Header,
             0..storage.len()?,
             "a first commit was begun and never finished",
         ),
-        State::Sealed => parts.push((Part::Header, 0..HEADER_LEN as u64, 0..0)),
+        State::Sealed => parts.push((Part::Header, 0..HEADER_LEN as u64)),
         State::Live {
             roots_offset,
             slots,
             current,
         } => {
-            parts.push((Part::Header, 0..HEADER_LEN as u64, 0..0));
-            parts.push((
-                Part::Root,
-                *roots_offset..roots_offset + SLOTS_LEN as u64,
-                0..0,
-            ));
+            parts.push((Part::Header, 0..HEADER_LEN as u64));
+            parts.push((Part::Root, *roots_offset..roots_offset + SLOTS_LEN as u64));
             let at = |slot: usize| roots_offset + (slot * SLOT_LEN) as u64;
             if current.is_none() {
                 report.note(
+                    Severity::Note,
                     Part::Root,
                     at(0)..at(2),
                     "a first commit was begun and never finished",
@@ -129,9 +154,10 @@ pub fn check(
                 .filter(|(_, s)| **s == Slot::Damaged)
             {
                 report.note(
+                    Severity::Warning,
                     Part::Root,
                     at(index)..at(index + 1),
-                    "the slot that is not current was torn or damaged",
+                    "the root slot that is not current is damaged; if it held a newer state, that is lost",
                 );
             }
         }
@@ -141,7 +167,7 @@ pub fn check(
         .logical_size
         .div_ceil(peeked.summary.block_size.into());
     if let Some(directory) = peeked.directory {
-        parts.push((Part::Directory, directory.offset..directory.end(), 0..0));
+        parts.push((Part::Directory, directory.offset..directory.end()));
     }
     let segment = match Segment::open(storage) {
         Ok(segment) => segment,
@@ -151,11 +177,13 @@ pub fn check(
             return Ok(report);
         }
     };
-    let mut keys: BTreeMap<u64, &BlockEntry> =
-        segment.starts().payloads().map(|e| (e.offset, e)).collect();
+    let mut keys: BTreeMap<u64, Vec<&BlockEntry>> = BTreeMap::new();
+    for key in segment.starts().payloads() {
+        keys.entry(key.offset).or_default().push(key);
+    }
     for (&number, at) in &segment.directory.pages {
         let range = at.offset..at.end();
-        parts.push((Part::Page, range.clone(), 0..0));
+        parts.push((Part::Page, range.clone()));
         let page = match segment.read_page(number, at) {
             Ok(page) => page,
             Err(e) => {
@@ -168,10 +196,16 @@ pub fn check(
         for &(block, entry) in page.entries() {
             report.blocks += 1;
             let lost = block..block.saturating_add(1);
-            parts.push((Part::Payload, entry.range(), lost.clone()));
-            // A block and the start state that is made of it share the payload.
-            if keys.get(&entry.offset).is_some_and(|k| k.len == entry.len) {
-                keys.remove(&entry.offset);
+            parts.push((Part::Payload, entry.range()));
+            // A block and the start state that is made of it share the payload; two states never do.
+            if let Some(here) = keys.get_mut(&entry.offset)
+                && let Some(shared) = here.iter().position(|k| k.len == entry.len)
+            {
+                here.remove(shared);
+            }
+            if entry.is_lost() {
+                report.damage(Part::Payload, entry.range(), lost, CodecError::Lost);
+                continue;
             }
             let read = segment.read_payload(&entry).map_err(|e| e.to_string());
             if let Err(what) = read.and_then(|payload| decode(block, &entry, payload)) {
@@ -180,8 +214,8 @@ pub fn check(
         }
     }
     // The blocks that start from a payload that only the table names are not known here; decoding finds them.
-    for key in keys.into_values() {
-        parts.push((Part::Payload, key.range(), 0..0));
+    for key in keys.into_values().flatten() {
+        parts.push((Part::Payload, key.range()));
         if let Err(what) = segment.read_payload(key) {
             report.damage(Part::Payload, key.range(), 0..0, what);
         }
@@ -190,18 +224,15 @@ pub fn check(
     Ok(report)
 }
 
-fn report_overlaps(mut parts: Vec<(Part, Range<u64>, Range<u64>)>, report: &mut Report) {
-    parts.retain(|(_, range, _)| !range.is_empty());
-    parts.sort_by_key(|(_, range, _)| range.start);
+fn report_overlaps(mut parts: Vec<(Part, Range<u64>)>, report: &mut Report) {
+    parts.retain(|(_, range)| !range.is_empty());
+    parts.sort_by_key(|(_, range)| range.start);
     let mut reached = 0;
-    for (part, range, blocks) in parts {
+    for (part, range) in parts {
         if range.start < reached {
-            report.damage(
-                part,
-                range.clone(),
-                blocks,
-                "it overlaps another part of the segment",
-            );
+            // Each part has its own checksum, so all may be well; but giving one back would take the other with it.
+            let what = "it overlaps another part of the segment";
+            report.note(Severity::Warning, part, range.clone(), what);
         }
         reached = reached.max(range.end);
     }

@@ -86,7 +86,7 @@ impl Directory {
             let offset = at.varint().ok_or(SHORT)?;
             let len = at.varint32().ok_or(SHORT)?;
             let crc = at.u32().ok_or(SHORT)?;
-            if len > MAX_PAGE_LEN || offset > SIZE_MAX - u64::from(len) {
+            if len == 0 || len > MAX_PAGE_LEN || offset > SIZE_MAX - u64::from(len) {
                 return Err("page out of range");
             }
             pages.insert(number, PageRef { offset, len, crc });
@@ -107,7 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn directory() -> impl Strategy<Value = Directory> {
-        let page = (0..1u64 << 62, 0..=MAX_PAGE_LEN, any::<u32>())
+        let page = (0..1u64 << 62, 1..=MAX_PAGE_LEN, any::<u32>())
             .prop_map(|(offset, len, crc)| PageRef { offset, len, crc });
         let models = proptest::collection::vec(any::<[u8; 16]>().prop_map(ModelId), 0..4);
         (

@@ -41,6 +41,12 @@ impl BlockEntry {
         self.offset..self.offset.saturating_add(u64::from(self.len))
     }
 
+    /// Whether the block's bytes are lost: reading it is an error until it is overwritten as a whole.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.codec == CodecId::Lost
+    }
+
     /// Copies the block's bytes from `start` on to `out`, zeros where the block has none.
     ///
     /// `decoded` is what the payload decodes to.
@@ -65,6 +71,8 @@ impl BlockEntry {
             Some("payload offset out of range")
         } else if self.start != 0 && self.codec != CodecId::Neural {
             Some("only neural payloads have a start state")
+        } else if self.is_lost() && (self.len != 0 || self.model.is_some()) {
+            Some("a lost block has no payload")
         } else {
             None
         }

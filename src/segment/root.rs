@@ -16,7 +16,8 @@ pub(super) const SLOT_LEN: usize = 512;
 pub(super) const SLOTS_LEN: usize = 2 * SLOT_LEN;
 
 const ROOT_MAGIC: [u8; 4] = *b"VXRT";
-const ROOT_LEN: usize = 56;
+/// Bytes of a slot that a root takes.
+pub(super) const ROOT_LEN: usize = 56;
 const CRC_AT: usize = ROOT_LEN - 4;
 
 /// One committed state of a live segment.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{Encoded, PrimerId};
+use crate::codec::{CodecId, Encoded, PrimerId};
 
 use super::directory::{Directory, MAX_DIRECTORY_LEN, MAX_MODELS, PageRef};
 use super::entry::BlockEntry;
@@ -140,7 +140,70 @@ impl SealedWriter {
         )
     }
 
+    /// Appends the payload of a start state of another segment, as it is, for [`SealedWriter::add_start`] and for blocks that
+    /// share it; answers its entry here.
+    ///
+    /// # Errors
+    /// The payload is not the entry's, the segment is full, or the write failed.
+    pub fn keep(&mut self, entry: &BlockEntry, payload: &[u8]) -> Result<BlockEntry> {
+        let kept = BlockEntry {
+            offset: self.tail,
+            ..*entry
+        };
+        if payload.len() != entry.len as usize {
+            return Err(SegmentError::Refused("the payload is not the entry's"));
+        }
+        if let Some(reason) = kept.fault(self.block_size) {
+            return Err(SegmentError::Refused(reason));
+        }
+        self.storage.write_all_at(payload, self.tail)?;
+        self.tail = kept.range().end;
+        Ok(kept)
+    }
+
+    /// Makes a block of a payload that [`SealedWriter::keep`] appended. Two blocks never share one.
+    ///
+    /// # Errors
+    /// As for [`SealedWriter::push`]; also if the payload was never appended.
+    pub fn share(&mut self, block: u64, entry: &BlockEntry) -> Result<()> {
+        if entry.range().end > self.tail {
+            return Err(SegmentError::Refused(
+                "the entry's payload was never appended",
+            ));
+        }
+        self.place(block, *entry, &[])
+    }
+
+    /// Says that the bytes of a block are lost: `len` of them, of which the content of the file has all.
+    ///
+    /// # Errors
+    /// As for [`SealedWriter::push`].
+    pub fn push_lost(&mut self, block: u64, len: u32) -> Result<()> {
+        let entry = BlockEntry {
+            offset: self.tail,
+            len: 0,
+            decoded_len: len,
+            visible_len: len,
+            codec: CodecId::Lost,
+            model: None,
+            start: 0,
+            payload_crc: crc32c::crc32c(&[]),
+            decoded_crc: 0,
+        };
+        if let Some(reason) = entry.fault(self.block_size) {
+            return Err(SegmentError::Refused(reason));
+        }
+        self.place(block, entry, &[])
+    }
+
     fn put(&mut self, block: u64, entry: BlockEntry, payload: &[u8]) -> Result<BlockEntry> {
+        self.place(block, entry, payload)?;
+        self.tail = entry.range().end;
+        Ok(entry)
+    }
+
+    /// Makes an entry the next block's, and writes `payload` at the tail, which stays where it is.
+    fn place(&mut self, block: u64, entry: BlockEntry, payload: &[u8]) -> Result<()> {
         if self.last.is_some_and(|last| block <= last) {
             return Err(SegmentError::Refused(
                 "blocks of a sealed segment come in ascending order",
@@ -174,8 +237,7 @@ impl SealedWriter {
         self.last = Some(block);
         self.last_start = self.last_start.max(entry.start);
         self.content_end = content_end;
-        self.tail = entry.range().end;
-        Ok(entry)
+        Ok(())
     }
 
     /// Writes the index and the header. The content is `logical_size` bytes. Start states beyond the last that a block was coded

@@ -123,6 +123,20 @@ impl Starts {
         &self.entries
     }
 
+    /// The states that state `number` is made of, itself included, with their numbers: from the last to the first.
+    pub fn chain(&self, number: u16) -> impl Iterator<Item = (u16, &StartEntry)> {
+        let mut at = number;
+        std::iter::from_fn(move || {
+            let entry = self.get(at)?;
+            let number = at;
+            at = match entry {
+                StartEntry::Block { parent, .. } => *parent,
+                StartEntry::Primer(_) => 0,
+            };
+            Some((number, entry))
+        })
+    }
+
     /// The payloads that states are made of.
     pub(super) fn payloads(&self) -> impl Iterator<Item = &BlockEntry> {
         payloads(&self.entries)
@@ -238,6 +252,9 @@ impl Builder {
             StartEntry::Block { parent, payload } => {
                 if payload.model.is_some() || payload.visible_len != payload.decoded_len {
                     return Err("a start state is made of whole blocks that need no model");
+                }
+                if payload.is_lost() {
+                    return Err("a start state is made of a lost block");
                 }
                 if payload.start != 0 && payload.start != *parent {
                     return Err("a block of a start state was coded from another one");

@@ -14,6 +14,7 @@ use super::models::ModelStore;
 use super::names::PRIVATE_DIR;
 use super::primers::PrimerStore;
 use super::temp::TempFile;
+use super::twins::Twins;
 
 /// Version of the archive directory's layout.
 pub const FORMAT: u32 = 0;
@@ -22,6 +23,9 @@ const LOCK_FILE: &str = "lock";
 const TEMP_DIR: &str = "tmp";
 const MODELS_DIR: &str = "models";
 const PRIMERS_DIR: &str = "primers";
+const COPIES_DIR: &str = "copies";
+/// What a writer makes sure to have.
+const DIRS: [&str; 4] = [TEMP_DIR, MODELS_DIR, PRIMERS_DIR, COPIES_DIR];
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
@@ -69,7 +73,7 @@ impl Archive {
         let dir = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
         make_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
         let private = open_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
-        for sub in [TEMP_DIR, MODELS_DIR, PRIMERS_DIR] {
+        for sub in DIRS {
             make_dir(private.as_fd(), sub).map_err(fail)?;
         }
         match fs::statat(&private, FORMAT_FILE, AtFlags::SYMLINK_NOFOLLOW) {
@@ -109,23 +113,34 @@ impl Archive {
             }
             Err(e) => return Err(fail(e)),
         };
-        let (mut lock, mut models, mut primers) = (None, None, None);
+        let (mut lock, mut library) = (None, Library::default());
         if let Some(private) = &private {
             check_format(private.as_fd(), &path)?;
             if access == Access::Write {
                 lock = Some(take_lock(private.as_fd(), &path)?);
-                make_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
-                make_dir(private.as_fd(), MODELS_DIR).map_err(fail)?;
-                make_dir(private.as_fd(), PRIMERS_DIR).map_err(fail)?;
+                for dir in DIRS {
+                    make_dir(private.as_fd(), dir).map_err(fail)?;
+                }
                 // What is put into them durably must not be lost with them.
                 fs::fsync(private).map_err(|e| fail(e.into()))?;
-                empty_dir(private.as_fd(), TEMP_DIR).map_err(fail)?;
+                for dir in DIRS {
+                    remove_leftovers(private.as_fd(), dir).map_err(fail)?;
+                }
             }
-            models = open_dir_if_there(private.as_fd(), MODELS_DIR).map_err(fail)?;
-            primers = open_dir_if_there(private.as_fd(), PRIMERS_DIR).map_err(fail)?;
+            let twins = |first| {
+                let open = |name| open_dir_if_there(private.as_fd(), name).map_err(fail);
+                Ok::<_, StoreError>(Twins::new(open(first)?, open(COPIES_DIR)?))
+            };
+            library = Library::new(
+                ModelStore::of(twins(MODELS_DIR)?),
+                PrimerStore::of(twins(PRIMERS_DIR)?),
+            );
+            if access == Access::Write {
+                library.warn_of_bad_copies();
+            }
         }
         Ok(Archive {
-            library: Library::new(ModelStore::new(models), PrimerStore::new(primers)),
+            library,
             path,
             root: dir,
             private,
@@ -212,12 +227,13 @@ fn open_dir_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<Ow
     }
 }
 
-/// Removes the files that an earlier writer left in a directory.
-fn empty_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// Removes the unfinished files that an earlier writer left in a directory.
+fn remove_leftovers(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let dir = open_dir(parent, name)?;
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
-        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+        let file = entry.file_name().to_bytes();
+        if matches!(file, b"." | b"..") || (name != TEMP_DIR && !file.ends_with(b".tmp")) {
             continue;
         }
         fs::unlinkat(&dir, entry.file_name(), AtFlags::empty())?;
@@ -315,6 +331,19 @@ mod tests {
             1
         );
         drop(temp);
+    }
+
+    #[test]
+    fn only_unfinished_files_are_removed_beside_models() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        let models = dir.path().join(".vortex/models");
+        std::fs::write(models.join("new1-2.tmp"), "half").unwrap();
+        std::fs::write(models.join("kept"), "whole").unwrap();
+        Archive::open(dir.path(), Access::Write).unwrap();
+        let left: Vec<_> = std::fs::read_dir(models).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].as_ref().unwrap().file_name(), "kept");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::twins::Condition;
 use crate::codec::{CodecError, ModelId, PrimerId};
 use crate::segment::SegmentError;
 
@@ -54,7 +55,7 @@ pub enum StoreError {
     )]
     MissingPrimer(PrimerId),
     /// A primer's file is damaged.
-    #[error("primer {id} is damaged: {reason}; restore .vortex/primers/{id} from a copy")]
+    #[error("primer {id} is damaged: {reason}; restore .vortex/primers/{id} from a backup")]
     BadPrimer {
         /// The primer.
         id: PrimerId,
@@ -109,6 +110,20 @@ pub enum StoreError {
         /// The block's number in its file.
         block: u64,
     },
+    /// A segment is too damaged to tell which models and primers it names.
+    #[error(
+        "{0}: is damaged, so what it needs is not known; repair it first, and discard originals that do not open"
+    )]
+    Unclear(PathBuf),
+    /// A damaged file has several names, and only one of them would lead to what replaces it.
+    #[error("it has {0} names; remove all but one, repair that, and link it again")]
+    SeveralNames(u64),
+    /// A damaged file's owner or extended attributes can not be given to what replaces it.
+    #[error("its owner or extended attributes can not be kept; run this as its owner or as root")]
+    Attributes,
+    /// Somebody changed the file that was being worked on.
+    #[error("it was changed meanwhile; nothing was done, try again")]
+    Changed,
     /// The work was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -119,6 +134,32 @@ impl StoreError {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StoreError {
         let path = path.into();
         move |source| StoreError::Io { path, source }
+    }
+
+    /// This failure to read one of two copies, as the condition that the copy is in.
+    ///
+    /// # Errors
+    /// The failure itself, where it says nothing of the copy.
+    pub(super) fn into_condition(self) -> Result<Condition, StoreError> {
+        match self.spoils() {
+            Some(why) => Ok(Condition::Bad(why)),
+            None => Err(self),
+        }
+    }
+
+    /// Why the copy is bad, if the failure says so.
+    pub(super) fn spoils(&self) -> Option<String> {
+        match self {
+            StoreError::BadModel { reason, .. } | StoreError::BadPrimer { reason, .. } => {
+                Some(reason.clone())
+            }
+            StoreError::Io { source, .. }
+                if self.is_medium_error() || source.kind() == io::ErrorKind::FileTooLarge =>
+            {
+                Some(source.to_string())
+            }
+            _ => None,
+        }
     }
 
     /// This failure to make a start state, as a failure to read a block that needs it.
@@ -145,6 +186,12 @@ impl StoreError {
             StoreError::Start { source, .. } => source.is_damage(),
             _ => false,
         }
+    }
+
+    /// Whether the disk does not give its bytes back.
+    #[must_use]
+    pub fn is_medium_error(&self) -> bool {
+        self.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
     }
 
     /// The system's error number behind this error, if there is one.

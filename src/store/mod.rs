@@ -4,6 +4,8 @@
 //! replaces a file that it has not decoded and compared, and never follows a symlink inside the archive.
 
 pub mod archive;
+pub mod attributes;
+pub mod damaged;
 mod decode;
 pub mod error;
 mod key_run;
@@ -12,9 +14,12 @@ pub mod models;
 pub mod names;
 pub mod primers;
 pub mod reader;
+pub mod repair;
 pub mod seal;
 mod start_cache;
 pub mod temp;
+pub mod twins;
+pub mod usage;
 pub mod verify;
 mod write;
 
@@ -25,11 +30,12 @@ pub use archive::{Access, Archive};
 pub use decode::{decode_entry, decode_stored};
 pub use error::StoreError;
 pub use key_run::{KeyRun, Primer};
-pub use library::Library;
+pub use library::{BadCopy, Library, Thing};
 pub use models::{ModelStore, Profile};
 pub use primers::{MAX_PRIMER, PrimerStore};
 pub use reader::SegmentReader;
 pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};
 pub use start_cache::{DEFAULT_START_BYTES, StartCache};
 pub use temp::TempFile;
-pub use verify::verify_segment;
+pub use twins::{Condition, Copy};
+pub use verify::{Depth, verify_segment, verify_storage};

@@ -1,20 +1,19 @@
 //! Models: those stored in the archive and those built in, loaded once and shared.
 //!
-//! A block names its model by content hash, so a model file is never changed, only added.
+//! A block names its model by content hash, so a model file is never changed, only added. An archive keeps each twice: as it is
+//! in `.vortex/models`, and compressed in `.vortex/copies`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
-
 use super::error::StoreError;
-use super::temp::TempFile;
+use super::twins::{BOTH, Condition, Copy, Twins};
 use crate::codec::ModelId;
 use crate::engine::Model;
 use crate::profiles;
@@ -22,6 +21,11 @@ use crate::profiles;
 /// Largest model file that is read, in bytes.
 pub const MAX_MODEL_BYTES: u64 = 256 << 20;
 const EXTENSION: &str = ".safetensors";
+/// Ends the name of a second copy, a zstd frame.
+const COPY_EXTENSION: &str = ".safetensors.zst";
+/// Anyone who may read the archive may read its models.
+const MODE: u32 = 0o644;
+const NOT_ITS_NAME: &str = "its content does not match its name";
 
 /// A model with the bytes it was loaded from and the name it was asked for by.
 #[derive(Debug, Clone)]
@@ -57,16 +61,22 @@ impl Profile {
 /// Finds models by id, and profiles by name, path or id.
 #[derive(Debug)]
 pub struct ModelStore {
-    dir: Option<OwnedFd>,
+    files: Twins,
     loaded: Mutex<HashMap<ModelId, Arc<Model>>>,
 }
 
 impl ModelStore {
-    /// Models of the archive directory `dir` (`.vortex/models`), if there is one, and the built-in ones.
+    /// Models of the directory `dir`, if there is one, and the built-in ones.
     #[must_use]
     pub fn new(dir: Option<OwnedFd>) -> Self {
+        Self::of(Twins::new(dir, None))
+    }
+
+    /// Models that are kept twice, and the built-in ones.
+    #[must_use]
+    pub fn of(files: Twins) -> Self {
         ModelStore {
-            dir,
+            files,
             loaded: Mutex::new(HashMap::new()),
         }
     }
@@ -93,31 +103,24 @@ impl ModelStore {
             .insert(ModelId(model.id()), Arc::clone(model));
     }
 
-    /// Stores a model in the archive unless it is there already, so that the archive carries all that its blocks need.
+    /// Stores a model in the archive, twice and durably, so that the archive carries all that its blocks need. A copy that is good
+    /// already stays.
     ///
     /// # Errors
     /// I/O errors.
     pub fn store(&self, profile: &Profile) -> Result<(), StoreError> {
         self.add_loaded(&profile.model);
-        let Some(dir) = &self.dir else { return Ok(()) };
-        let name = file_name(profile.id());
-        let fail = StoreError::io(Path::new(".vortex/models").join(&name));
-        let result = (|| {
-            match fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if u64::try_from(stat.st_size) == Ok(profile.bytes.len() as u64) => {
-                    return Ok(());
-                }
-                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-                Err(e) => return Err(e.into()),
+        let id = profile.id();
+        for copy in BOTH {
+            if self.condition(id, copy)?.is_good() {
+                self.files
+                    .sync(copy)
+                    .map_err(StoreError::io(path_of(id, copy)))?;
+            } else {
+                self.write(id, copy, &profile.bytes)?;
             }
-            let temp = TempFile::create_in(dir.as_fd(), "model")?;
-            (&**temp.file()).write_all(&profile.bytes)?;
-            fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644))?;
-            temp.file().sync_all()?;
-            temp.rename_to(dir.as_fd(), &name)?;
-            Ok(fs::fsync(dir)?)
-        })();
-        result.map_err(fail)
+        }
+        Ok(())
     }
 
     /// The profile of this name: a file (a path with a slash, or ending in `.safetensors`), a built-in profile, or the id
@@ -145,30 +148,66 @@ impl ModelStore {
         })
     }
 
-    /// Ids of the models stored in the archive, in order.
+    /// Ids of the models of which the archive has a copy, in order.
     ///
     /// # Errors
     /// I/O errors.
     pub fn stored(&self) -> Result<Vec<ModelId>, StoreError> {
-        let Some(dir) = &self.dir else {
-            return Ok(Vec::new());
+        let id = |extension| move |name: &str| name.strip_suffix(extension)?.parse().ok();
+        let list = |copy, extension| {
+            self.files
+                .list(copy, id(extension))
+                .map_err(StoreError::io(dir_of(copy)))
         };
-        let fail = |e: rustix::io::Errno| StoreError::io(".vortex/models")(e.into());
-        let mut ids = Vec::new();
-        for entry in fs::Dir::read_from(dir).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_str().unwrap_or_default();
-            ids.extend(
-                name.strip_suffix(EXTENSION)
-                    .and_then(|stem| stem.parse::<ModelId>().ok()),
-            );
-        }
+        let mut ids: Vec<ModelId> = list(Copy::First, EXTENSION)?;
+        ids.extend(list(Copy::Second, COPY_EXTENSION)?);
         ids.sort();
+        ids.dedup();
         Ok(ids)
     }
 
-    /// Looks in the archive first. A stored file whose content is not what its name says counts as damaged, but a built-in
-    /// model with the same id still serves.
+    /// How a copy of the archive is.
+    ///
+    /// # Errors
+    /// I/O errors, except that a disk which gives no bytes makes the copy a bad one.
+    pub fn condition(&self, id: ModelId, copy: Copy) -> Result<Condition, StoreError> {
+        match self.read(id, copy) {
+            Ok(Some(_)) => Ok(Condition::Good),
+            Ok(None) => Ok(Condition::Missing),
+            Err(error) => error.into_condition(),
+        }
+    }
+
+    /// Puts missing and bad copies of a model right, from the good one or from the built-in model; answers which.
+    ///
+    /// # Errors
+    /// `BadModel` or `MissingModel` if no good one is left, I/O errors.
+    pub fn restore(&self, id: ModelId) -> Result<Vec<Copy>, StoreError> {
+        let profile = self.find(id)?.ok_or(StoreError::MissingModel(id))?;
+        let mut restored = Vec::new();
+        for copy in BOTH {
+            if !self.condition(id, copy)?.is_good() {
+                self.write(id, copy, &profile.bytes)?;
+                restored.push(copy);
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Removes both copies of a model. The caller has made sure that no block of the archive names it, and that none can come to.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(super) fn remove(&self, id: ModelId) -> Result<(), StoreError> {
+        for copy in BOTH {
+            self.files
+                .remove(copy, &file_name(id, copy))
+                .map_err(StoreError::io(path_of(id, copy)))?;
+        }
+        Ok(())
+    }
+
+    /// The built-in model with this id, else the first good copy of the archive.
     fn find(&self, id: ModelId) -> Result<Option<Profile>, StoreError> {
         let built_in = profiles::NAMES
             .iter()
@@ -178,37 +217,100 @@ impl ModelStore {
                 return Profile::load(name, bytes.into()).map(Some);
             }
         }
-        let Some(dir) = &self.dir else {
+        let name = || path_of(id, Copy::First).display().to_string();
+        let first = match self.read(id, Copy::First) {
+            Ok(Some(bytes)) => return Profile::load(&name(), bytes.into()).map(Some),
+            other => other,
+        };
+        match self.read(id, Copy::Second) {
+            Ok(Some(bytes)) => {
+                let why = first.err().map_or("is missing".into(), |e| e.to_string());
+                log::warn!(
+                    "model {id} {why}: its second copy serves; `vortex-fs repair` restores the first"
+                );
+                Profile::load(&name(), bytes.into()).map(Some)
+            }
+            Ok(None) => first.map(|_| None).map_err(no_other),
+            Err(second) => Err(no_other(first.err().unwrap_or(second))),
+        }
+    }
+
+    /// A model's bytes from one of its copies, if it is there; checked against the id.
+    fn read(&self, id: ModelId, copy: Copy) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = path_of(id, copy);
+        let Some(raw) = self
+            .files
+            .read(copy, &file_name(id, copy), MAX_MODEL_BYTES)
+            .map_err(StoreError::io(&path))?
+        else {
             return Ok(None);
         };
-        let name = file_name(id);
-        let fail = || StoreError::io(Path::new(".vortex/models").join(&name));
-        let bytes = match open_model(dir.as_fd(), &name) {
-            Ok(file) => read_bounded(file).map_err(fail())?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(fail()(e)),
+        let bytes = match copy {
+            Copy::First => Ok(raw),
+            Copy::Second => zstd::Decoder::new(&raw[..]).and_then(read_bounded),
         };
-        let name = name.display().to_string();
-        if ModelId::of(&bytes) != id {
-            let reason = "its content does not match its name; restore it from a copy".to_string();
-            return Err(StoreError::BadModel { name, reason });
+        match bytes {
+            Ok(bytes) if ModelId::of(&bytes) == id => Ok(Some(bytes)),
+            _ => Err(StoreError::BadModel {
+                name: path.display().to_string(),
+                reason: NOT_ITS_NAME.to_string(),
+            }),
         }
-        Profile::load(&name, bytes.into()).map(Some)
+    }
+
+    fn write(&self, id: ModelId, copy: Copy, bytes: &[u8]) -> Result<(), StoreError> {
+        let write = || {
+            let bytes = match copy {
+                Copy::First => Cow::Borrowed(bytes),
+                Copy::Second => Cow::Owned(zstd::encode_all(bytes, 19)?),
+            };
+            self.files.write(copy, &file_name(id, copy), &bytes, MODE)
+        };
+        write().map_err(StoreError::io(path_of(id, copy)))
     }
 }
 
-fn file_name(id: ModelId) -> OsString {
-    format!("{id}{EXTENSION}").into()
+/// A bad copy, where the other one does not serve either.
+fn no_other(error: StoreError) -> StoreError {
+    match error {
+        StoreError::BadModel { name, reason } => StoreError::BadModel {
+            name,
+            reason: format!("{reason}; restore it from a backup"),
+        },
+        other => other,
+    }
 }
 
-fn open_model(dir: BorrowedFd<'_>, name: &OsString) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    Ok(File::from(fs::openat(dir, name, flags, Mode::empty())?))
+/// Whether the program itself has this model.
+#[must_use]
+pub fn is_built_in(id: ModelId) -> bool {
+    let mut built_in = profiles::NAMES.iter().filter_map(|n| profiles::builtin(n));
+    built_in.any(|bytes| ModelId::of(bytes) == id)
 }
 
-fn read_bounded(file: File) -> io::Result<Vec<u8>> {
+fn file_name(id: ModelId, copy: Copy) -> OsString {
+    match copy {
+        Copy::First => format!("{id}{EXTENSION}").into(),
+        Copy::Second => format!("{id}{COPY_EXTENSION}").into(),
+    }
+}
+
+fn dir_of(copy: Copy) -> &'static Path {
+    match copy {
+        Copy::First => Path::new(".vortex/models"),
+        Copy::Second => Path::new(".vortex/copies"),
+    }
+}
+
+/// Where a copy lies, below the archive's directory.
+#[must_use]
+pub fn path_of(id: ModelId, copy: Copy) -> PathBuf {
+    dir_of(copy).join(file_name(id, copy))
+}
+
+fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes)?;
+    from.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -243,6 +345,66 @@ mod tests {
         assert!(matches!(store.get(other), Err(StoreError::MissingModel(id)) if id == other));
         std::fs::write(dir.path().join(format!("{other}.safetensors")), "x").unwrap();
         assert!(matches!(store.get(other), Err(StoreError::BadModel { .. })));
+    }
+
+    #[test]
+    fn either_copy_serves_and_restores_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        let open = || {
+            let dir = |name| {
+                let path = root.path().join(name);
+                std::fs::create_dir_all(&path).unwrap();
+                Some(File::open(path).unwrap().into())
+            };
+            ModelStore::of(Twins::new(dir("models"), dir("copies")))
+        };
+        // A model that is not built in: only the copies can serve.
+        let mut bytes = profiles::builtin("fast").unwrap().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let profile = Profile::load("other", bytes.into()).unwrap();
+        let id = profile.id();
+        open().store(&profile).unwrap();
+        let paths = BOTH.map(|copy| {
+            let path = path_of(id, copy);
+            root.path().join(path.strip_prefix(".vortex").unwrap())
+        });
+        let good = paths.clone().map(|path| std::fs::read(path).unwrap());
+        type Spoil = fn(&Path);
+        let spoil: [(&str, Spoil); 3] = [
+            ("cut", |path| std::fs::write(path, "x").unwrap()),
+            ("missing", |path| std::fs::remove_file(path).unwrap()),
+            ("flipped", |path| {
+                let mut raw = std::fs::read(path).unwrap();
+                raw[40] ^= 1;
+                std::fs::write(path, raw).unwrap();
+            }),
+        ];
+        for (what, spoil) in spoil {
+            for (at, copy) in BOTH.into_iter().enumerate() {
+                spoil(&paths[at]);
+                assert!(!open().condition(id, copy).unwrap().is_good(), "{what}");
+                assert_eq!(open().get(id).unwrap().id(), profile.model.id(), "{what}");
+                assert_eq!(open().stored().unwrap(), [id]);
+                assert_eq!(open().restore(id).unwrap(), [copy]);
+                let now = paths.clone().map(|path| std::fs::read(path).unwrap());
+                assert!(now == good, "{what}");
+                assert_eq!(open().restore(id).unwrap(), []);
+            }
+        }
+        // Storing it anew heals too.
+        std::fs::write(&paths[0], "x").unwrap();
+        open().store(&profile).unwrap();
+        assert_eq!(open().restore(id).unwrap(), []);
+        paths
+            .iter()
+            .for_each(|path| std::fs::write(path, "x").unwrap());
+        assert!(matches!(open().get(id), Err(StoreError::BadModel { .. })));
+        assert!(matches!(
+            open().restore(id),
+            Err(StoreError::BadModel { .. })
+        ));
+        open().remove(id).unwrap();
+        assert!(matches!(open().get(id), Err(StoreError::MissingModel(_))));
     }
 
     #[test]

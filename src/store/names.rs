@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// Ends the backing name of a segment.
 pub const SEGMENT_SUFFIX: &str = ".vortex";
@@ -59,6 +60,39 @@ pub fn logical_name(backing: &OsStr, is_regular_file: bool) -> (OsString, Kind) 
         return (OsString::from_vec(stem.to_vec()), Kind::Other);
     }
     (backing.to_os_string(), Kind::Other)
+}
+
+/// A path as text: bytes outside printable ASCII, and those with a meaning in mount tables, become `%XX`.
+#[must_use]
+pub fn escape(path: &Path) -> String {
+    let mut out = String::new();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b',' | b'\\' | b'%' | 0..=b' ' | 0x7f.. => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+/// The path that [`escape`] was given.
+#[must_use]
+pub fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = (byte == b'%').then(|| tail.get(..2)).flatten();
+        let code = hex
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 16).ok());
+        out.push(code.unwrap_or(byte));
+        rest = if code.is_some() {
+            tail.get(2..).unwrap_or_default()
+        } else {
+            tail
+        };
+    }
+    PathBuf::from(OsString::from_vec(out))
 }
 
 /// Whether `name` is `.vortex` followed by any number of `~plain`.

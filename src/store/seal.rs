@@ -484,7 +484,8 @@ mod tests {
         let (path, library) = (dir.path().join("s.vortex"), Library::default());
         let check = |bytes: &[u8]| {
             File::create(&path).unwrap().write_all(bytes).unwrap();
-            crate::store::verify_segment(&path, &library, &|_| {}).unwrap()
+            crate::store::verify_segment(&path, &library, crate::store::Depth::Content, &|_| {})
+                .unwrap()
         };
         assert_eq!(check(&bytes).findings, []);
         for at in 0..bytes.len() {

@@ -104,7 +104,8 @@ fn files_of_any_length_read_back_with_any_number_of_key_blocks() {
             assert_eq!(usize::from(last), run);
             let path = dir.path().join("segment");
             std::fs::write(&path, bytes_of(&temp)).unwrap();
-            let report = verify_segment(&path, &Library::default(), &|_| {}).unwrap();
+            let report =
+                verify_segment(&path, &Library::default(), Depth::Content, &|_| {}).unwrap();
             assert_eq!(report.findings, []);
         }
     }
@@ -192,7 +193,7 @@ fn a_damaged_key_block_costs_what_starts_from_it_and_verify_names_all_of_that() 
             Err(e) => assert!(e.is_damage() && block == 1, "{block}: {e}"),
         }
     }
-    let report = verify_segment(&path, &library, &|_| {}).unwrap();
+    let report = verify_segment(&path, &library, Depth::Content, &|_| {}).unwrap();
     let lost: Vec<u64> = report.findings.iter().map(|f| f.blocks.start).collect();
     assert_eq!(lost, [1, 2, 3, 4, 5]);
 }
@@ -220,7 +221,7 @@ fn every_changed_byte_of_a_segment_with_start_states_is_found() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x10;
         std::fs::write(&path, bytes).unwrap();
-        let report = verify_segment(&path, &Library::default(), &|_| {}).unwrap();
+        let report = verify_segment(&path, &Library::default(), Depth::Content, &|_| {}).unwrap();
         assert!(!report.is_sound(), "byte {at} of {}", good.len());
     }
 }

@@ -10,6 +10,7 @@ pub const GOOD: i32 = 0;
 pub const FAILED: i32 = 1;
 pub const DAMAGED: i32 = 2;
 pub const PARTIAL: i32 = 3;
+pub const DEGRADED: i32 = 4;
 
 pub fn vortex_fs() -> Command {
     program(env!("CARGO_BIN_EXE_vortex-fs"))

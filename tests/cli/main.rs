@@ -10,6 +10,7 @@ mod demo;
 mod full_disk;
 mod help;
 mod profiles;
+mod repair;
 mod starts;
 mod stat;
 mod verify;

@@ -141,7 +141,8 @@ impl Stored {
             let Body::File(bytes) = &inode.body else {
                 return;
             };
-            if path.starts_with(".vortex/models") || path.starts_with(".vortex/primers") {
+            let needed = [".vortex/models", ".vortex/primers", ".vortex/copies"];
+            if needed.iter().any(|dir| path.starts_with(dir)) {
                 library.update(format!("{path:?}").as_bytes());
                 library.update(blake3::hash(bytes).as_bytes());
             }

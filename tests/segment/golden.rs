@@ -100,6 +100,34 @@ fn golden_start_states_are_what_they_always_were() {
     );
 }
 
+/// A whole block, a lost one, a short last block.
+fn lost() -> Vec<u8> {
+    let storage = Arc::new(MemStorage::default());
+    let mut writer = SealedWriter::new(storage.clone(), BS).unwrap();
+    writer.push(0, &raw(&records(BS as usize))).unwrap();
+    writer.push_lost(1, BS).unwrap();
+    writer.push(2, &raw(&records(100))).unwrap();
+    writer.finish(2 * u64::from(BS) + 100).unwrap();
+    storage.to_vec()
+}
+
+#[test]
+fn a_golden_lost_block_stays_lost() {
+    let kept = fs::read(golden("lost.vortex")).unwrap();
+    assert!(kept == lost(), "lost.vortex is no longer written as it was");
+    let storage = Arc::new(MemStorage::new(kept));
+    let segment = Segment::open(storage.clone()).unwrap();
+    let entries: Vec<_> = segment.entries().map(|e| e.unwrap().1).collect();
+    assert_eq!(
+        entries.iter().map(|e| e.is_lost()).collect::<Vec<_>>(),
+        [false, true, false]
+    );
+    let report = check(storage, |_, _, _| Ok(())).unwrap();
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert_eq!(report.findings[0].blocks, 1..2);
+    assert_eq!(report.worst(), Some(Severity::Damage));
+}
+
 #[test]
 #[ignore = "run by hand once for each version of the format; it never replaces a file"]
 fn write_golden_segments() {
@@ -107,6 +135,7 @@ fn write_golden_segments() {
         ("live.vortex", live()),
         ("sealed.vortex", sealed()),
         ("started.vortex", started()),
+        ("lost.vortex", lost()),
     ] {
         let path = golden(name);
         if !path.exists() {

@@ -7,5 +7,6 @@ mod document;
 mod faulty;
 mod golden;
 mod model;
+mod repair;
 mod starts;
 mod support;

@@ -16,6 +16,8 @@ pub struct BlockCounts {
     pub neural: u64,
     /// All zeros, and not stored.
     pub holes: u64,
+    /// Lost to damage, and marked so by a repair.
+    pub lost: u64,
 }
 
 impl BlockCounts {
@@ -43,6 +45,7 @@ impl BlockCounts {
         self.zstd += other.zstd;
         self.neural += other.neural;
         self.holes += other.holes;
+        self.lost += other.lost;
     }
 
     fn of(&mut self, codec: CodecId) -> &mut u64 {
@@ -50,6 +53,7 @@ impl BlockCounts {
             CodecId::Raw => &mut self.raw,
             CodecId::Zstd => &mut self.zstd,
             CodecId::Neural => &mut self.neural,
+            CodecId::Lost => &mut self.lost,
         }
     }
 }
@@ -61,6 +65,7 @@ impl std::fmt::Display for BlockCounts {
             ("zstd", self.zstd),
             ("raw", self.raw),
             ("holes", self.holes),
+            ("lost", self.lost),
         ];
         let shown: Vec<String> = all
             .into_iter()

@@ -7,7 +7,7 @@ use crate::segment::SegmentError;
 use crate::store::StoreError;
 
 const DAMAGE_REMEDY: &str =
-    "restore the file from a copy; `vortex-fs verify` lists all that is damaged";
+    "restore the file from a copy, or save the rest of it with `vortex-fs repair`";
 
 /// A store's failure on the file `path`. Damage gives exit code 2, everything else 1.
 #[must_use]
@@ -36,6 +36,7 @@ pub fn store_failure(path: &Path, error: &StoreError) -> CliError {
         StoreError::NotAnArchive(_)
         | StoreError::Busy(_)
         | StoreError::UnknownFormat { .. }
+        | StoreError::Unclear(_)
         | StoreError::BadModel { .. }
         | StoreError::UnknownProfile { .. } => CliError::failed(error.to_string()),
         _ => CliError::failed(error.to_string()).on(path),

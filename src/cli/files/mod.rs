@@ -1,6 +1,5 @@
 //! What the commands on single files share: opening, finding models, decoding, and new files that appear whole or not at all.
 
-mod attributes;
 mod counts;
 mod decode;
 mod failure;

@@ -10,10 +10,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::Input;
-use super::attributes::{copy_attributes, set_default_mode};
 use crate::cli::signals::UnfinishedFile;
 use crate::cli::{CliError, remove_if_killed};
 use crate::store::TempFile;
+use crate::store::attributes::{copy_attributes, set_default_mode};
 
 /// Where a new file goes, and whether it may replace another.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl NewFile {
         let set = if source.is_stdin() {
             set_default_mode(file)
         } else {
-            copy_attributes(&source.file, file)
+            copy_attributes(&source.file, file).map(drop)
         };
         set.map_err(fail)?;
         file.sync_all().map_err(fail)?;

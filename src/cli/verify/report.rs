@@ -15,6 +15,8 @@ pub(super) struct Report {
     /// Logical bytes in them.
     bytes: u64,
     damaged: Vec<File>,
+    /// Files that are whole, but what keeps them safe is not; also copies of models and primers.
+    warnings: Vec<File>,
     /// Files that are whole, with something odd about them.
     notes: Vec<File>,
     /// Files that could not be checked for other reasons.
@@ -45,6 +47,11 @@ pub(super) enum Checked {
         bytes: u64,
         notes: Vec<Part>,
     },
+    /// Nothing is lost, but what keeps it safe is damaged.
+    Degraded {
+        bytes: u64,
+        warnings: Vec<Part>,
+    },
     Damaged(Vec<Part>),
     Failed(CliError),
 }
@@ -66,6 +73,13 @@ impl Report {
                     self.notes.push(File::new(&path, notes));
                 }
                 Ok(Outcome::Good)
+            }
+            Checked::Degraded { bytes, warnings } => {
+                self.files += 1;
+                self.bytes += bytes;
+                show(&path, &warnings, "warning: ", json)?;
+                self.warnings.push(File::new(&path, warnings));
+                Ok(Outcome::Degraded)
             }
             Checked::Damaged(damage) => {
                 self.files += 1;
@@ -91,8 +105,17 @@ impl Report {
         match self.damaged.len() {
             0 if self.failed.is_empty() => line.push_str("no damage"),
             0 => line.push_str("no damage found"),
-            1 => line.push_str("1 file is damaged; restore it from a copy"),
-            n => line.push_str(&format!("{n} files are damaged; restore them from copies")),
+            1 => line.push_str("1 file is damaged; restore it from a copy, or save the rest with `vortex-fs repair`"),
+            n => line.push_str(&format!(
+                "{n} files are damaged; restore them from copies, or save the rest with `vortex-fs repair`"
+            )),
+        }
+        match self.warnings.len() {
+            0 => {}
+            1 => line.push_str("; 1 file needs `vortex-fs repair` to be safe again"),
+            n => line.push_str(&format!(
+                "; {n} files need `vortex-fs repair` to be safe again"
+            )),
         }
         if !self.failed.is_empty() {
             line.push_str(&format!("; {} could not be checked", self.failed.len()));
@@ -117,14 +140,17 @@ impl Checked {
                 .map(|f| Part::of_finding(f, report.summary.as_ref()))
                 .collect()
         };
-        if report.is_sound() {
-            let bytes = report.summary.map_or(0, |s| s.logical_size);
-            Checked::Sound {
+        let bytes = report.summary.map_or(0, |s| s.logical_size);
+        match report.worst() {
+            Some(Severity::Damage) => Checked::Damaged(parts(Severity::Damage)),
+            Some(Severity::Warning) => Checked::Degraded {
+                bytes,
+                warnings: parts(Severity::Warning),
+            },
+            Some(Severity::Note) | None => Checked::Sound {
                 bytes,
                 notes: parts(Severity::Note),
-            }
-        } else {
-            Checked::Damaged(parts(Severity::Damage))
+            },
         }
     }
 }
@@ -150,13 +176,7 @@ impl Part {
     fn of_finding(finding: &Finding, summary: Option<&Summary>) -> Part {
         let blocks =
             (!finding.blocks.is_empty()).then_some((finding.blocks.start, finding.blocks.end));
-        let bytes = blocks.zip(summary).map(|((first, end), summary)| {
-            let size = u64::from(summary.block_size);
-            (
-                first.saturating_mul(size),
-                end.saturating_mul(size).min(summary.logical_size),
-            )
-        });
+        let bytes = finding.content(summary).map(|r| (r.start, r.end));
         Part {
             blocks,
             bytes,

@@ -15,19 +15,20 @@ use rustix::fs::{
 const MAX_XATTR: usize = 1 << 16;
 const SET_ID_BITS: u32 = 0o6000;
 
-/// Gives `to` the attributes of `from`.
+/// Gives `to` the attributes of `from`; answers whether it now has all of them.
 ///
 /// # Errors
 /// Mode or times can not be set.
-pub fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+pub fn copy_attributes(from: &File, to: &File) -> io::Result<bool> {
     let meta = from.metadata()?;
     let mut mode = meta.mode() & 0o7777;
-    if !copy_owner(&meta, to) {
+    let owner = copy_owner(&meta, to);
+    if !owner {
         // Another owner must not gain what the bits would give.
         mode &= !SET_ID_BITS;
     }
     fchmod(to, Mode::from_raw_mode(mode))?;
-    copy_xattrs(from, to);
+    let xattrs = copy_xattrs(from, to);
     let time = |sec, nsec| Timespec {
         tv_sec: sec,
         tv_nsec: nsec,
@@ -36,7 +37,8 @@ pub fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
         last_access: time(meta.atime(), meta.atime_nsec()),
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
     };
-    Ok(futimens(to, &times)?)
+    futimens(to, &times)?;
+    Ok(owner && xattrs)
 }
 
 /// Gives `to` the mode of a file that the user creates by ordinary means.
@@ -60,11 +62,14 @@ fn copy_owner(meta: &std::fs::Metadata, to: &File) -> bool {
         .is_ok_and(|now| now.uid() == meta.uid() && now.gid() == meta.gid())
 }
 
-fn copy_xattrs(from: &File, to: &File) {
+/// Whether all extended attributes were copied.
+fn copy_xattrs(from: &File, to: &File) -> bool {
     let mut names = vec![0; MAX_XATTR];
-    let Ok(len) = flistxattr(from, &mut names) else {
-        return;
+    let len = match flistxattr(from, &mut names) {
+        Ok(len) => len,
+        Err(e) => return e == rustix::io::Errno::NOTSUP,
     };
+    let mut all = true;
     let mut value = vec![0; MAX_XATTR];
     for name in names
         .get(..len)
@@ -85,6 +90,8 @@ fn copy_xattrs(from: &File, to: &File) {
                 "extended attribute {}: {error}",
                 String::from_utf8_lossy(name)
             );
+            all = false;
         }
     }
+    all
 }

@@ -1,0 +1,83 @@
+//! Which models and primers an archive needs, proven by looking through all of it; and removing those that it does not.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::archive::{Access, Archive};
+use super::damaged;
+use super::error::StoreError;
+use super::library::Thing;
+use super::names::{self, Kind, PRIVATE_DIR};
+use crate::segment::{Segment, StartEntry};
+
+/// Models and primers of which the archive has a copy and that none of its segments names, damaged originals included.
+///
+/// # Errors
+/// I/O errors; `Unclear` if a segment is so damaged that nobody knows what it names.
+pub fn unused(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
+    let needed = needed(archive)?;
+    let stored = archive.library().stored()?;
+    Ok(stored.into_iter().filter(|t| !needed.contains(t)).collect())
+}
+
+/// Removes the models and primers that [`unused`] finds, with both of their copies, and answers which those were. The writer's lock
+/// keeps everybody from coming to need one meanwhile.
+///
+/// # Errors
+/// `Busy` without the writer's lock; as for [`unused`].
+pub fn prune(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
+    if archive.access() != Access::Write {
+        return Err(StoreError::Busy(archive.root().to_path_buf()));
+    }
+    let unused = unused(archive)?;
+    for thing in &unused {
+        match *thing {
+            Thing::Model(id) => archive.models().remove(id)?,
+            Thing::Primer(id) => archive.library().primers().remove(id)?,
+        }
+    }
+    Ok(unused)
+}
+
+/// Every model and primer that a segment of the archive names.
+fn needed(archive: &Archive) -> Result<BTreeSet<Thing>, StoreError> {
+    let mut needed = BTreeSet::new();
+    let mut folders = vec![archive.root().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let fail = |e: io::Error| StoreError::io(&folder)(e);
+        for entry in fs::read_dir(&folder).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let (name, kind) = (entry.file_name(), entry.file_type().map_err(fail)?);
+            if kind.is_dir() {
+                let private = name == PRIVATE_DIR && folder == archive.root();
+                folders.extend((!private).then(|| entry.path()));
+            } else if kind.is_file() && names::logical_name(&name, true).1 == Kind::Segment {
+                names_of(&entry.path(), &mut needed)?;
+            }
+        }
+    }
+    for original in damaged::kept_in(archive)? {
+        names_of(&original.path, &mut needed)?;
+    }
+    Ok(needed)
+}
+
+/// Adds what a segment names: all of its table of models, of which some may be named by no block any more.
+fn names_of(path: &Path, needed: &mut BTreeSet<Thing>) -> Result<(), StoreError> {
+    let file = File::open(path).map_err(StoreError::io(path))?;
+    let segment = Segment::open(Arc::new(file)).map_err(|e| match e {
+        crate::segment::SegmentError::Io(e) => StoreError::io(path)(e),
+        damage if damage.is_damage() => StoreError::Unclear(path.to_path_buf()),
+        other => other.into(),
+    })?;
+    needed.extend(segment.models().iter().map(|id| Thing::Model(*id)));
+    for start in segment.starts().entries() {
+        if let StartEntry::Primer(id) = start {
+            needed.insert(Thing::Primer(*id));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,425 @@
+//! `vortex-fs repair`: brings back what can be read, names the rest, touches nothing that is sound.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use vortex_fs::segment::{BlockEntry, Segment};
+use vortex_fs::store::{Access, Archive};
+
+use crate::common::*;
+
+const BLOCK: usize = 1 << 14;
+
+fn entries(path: &Path) -> Vec<BlockEntry> {
+    let file = fs::File::open(path).unwrap();
+    let segment = Segment::open(std::sync::Arc::new(file)).unwrap();
+    segment.entries().map(|e| e.unwrap().1).collect()
+}
+
+/// Overwrites a range of bytes, which no checksum can put right.
+fn spoil(path: &Path, at: u64, len: usize) {
+    let mut raw = fs::read(path).unwrap();
+    let range = at as usize..(at as usize + len).min(raw.len());
+    raw[range].iter_mut().for_each(|b| *b = !*b);
+    // In place, so that it stays the same file.
+    fs::write(path, raw).unwrap();
+}
+
+fn repair(args: &[&str], path: &Path, code: i32) -> serde_json::Value {
+    json(&run(
+        vortex_fs().args(["repair", "--json"]).args(args).arg(path),
+        code,
+    ))
+}
+
+/// An archive with one small packed file, and the path of its segment.
+fn archive(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let (dir, path) = with_file("a.dat", content);
+    Archive::init(dir.path()).unwrap();
+    run(
+        vortex_compress()
+            .args(["--block-size", "16K", "--key-blocks", "1"])
+            .arg(&path),
+        GOOD,
+    );
+    (dir, with_suffix(&path))
+}
+
+/// All that a file has but its access time.
+fn identity(path: &Path) -> (u64, u64, i64, i64, i64, i64, Vec<u8>) {
+    let m = fs::metadata(path).unwrap();
+    let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+    let raw = fs::read(path).unwrap();
+    (m.ino(), m.nlink(), times.0, times.1, times.2, times.3, raw)
+}
+
+#[test]
+fn sound_files_are_not_touched() {
+    let (dir, segment) = archive(&records(3 * BLOCK));
+    fs::write(dir.path().join("plain"), "x").unwrap();
+    let before = identity(&segment);
+    let report = repair(&[], dir.path(), GOOD);
+    assert_eq!((&report["files"], &report["sound"]), (&1.into(), &1.into()));
+    assert_eq!(identity(&segment), before);
+    assert!(!dir.path().join(".vortex/damaged").exists());
+    repair(&["--fill-zeros", "--checksums"], &segment, GOOD);
+    assert_eq!(identity(&segment), before);
+}
+
+#[test]
+fn lost_blocks_are_named_exactly_and_everything_else_comes_back() {
+    let content = records(3 * BLOCK - 100);
+    let (dir, segment) = archive(&content);
+    fs::set_permissions(&segment, fs::Permissions::from_mode(0o640)).unwrap();
+    let xattr = rustix::fs::setxattr(
+        &segment,
+        "user.note",
+        b"kept",
+        rustix::fs::XattrFlags::empty(),
+    );
+    let all = entries(&segment);
+    // Block 0 is the key block; of the last one all others are independent.
+    spoil(&segment, all[2].offset + 3, 40);
+    let damaged = fs::read(&segment).unwrap();
+    let meta = fs::metadata(&segment).unwrap();
+
+    let planned = repair(&["--dry-run"], dir.path(), DAMAGED);
+    assert_eq!(
+        fs::read(&segment).unwrap(),
+        damaged,
+        "a dry run changes nothing"
+    );
+    let lost = serde_json::json!([[2 * BLOCK, content.len()]]);
+    assert_eq!(planned["damaged"][0]["lost"], lost);
+    let report = repair(&[], dir.path(), DAMAGED);
+    assert_eq!(report["damaged"][0]["lost"], lost);
+    assert_eq!(report["damaged"][0]["status"], "repaired");
+    assert_eq!(report["lost_bytes"], content.len() - 2 * BLOCK);
+
+    let now = fs::metadata(&segment).unwrap();
+    let kept = (
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+    );
+    assert_eq!(
+        (
+            now.mode(),
+            now.uid(),
+            now.gid(),
+            now.mtime(),
+            now.mtime_nsec()
+        ),
+        kept
+    );
+    if xattr.is_ok() {
+        let mut value = [0; 9];
+        let len = rustix::fs::getxattr(&segment, "user.note", &mut value).unwrap();
+        assert_eq!(&value[..len], b"kept");
+    }
+    let original = dir.path().join(".vortex/damaged/1.vortex");
+    assert_eq!(fs::read(&original).unwrap(), damaged);
+    assert_eq!(fs::metadata(&original).unwrap().ino(), meta.ino());
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(original.with_extension("json")).unwrap()).unwrap();
+    assert_eq!(
+        (&record["file"], &record["lost"]),
+        (&"a.dat.vortex".into(), &lost)
+    );
+
+    // What is lost is an error, all else reads.
+    let range = format!("0:{}", 2 * BLOCK);
+    let got = run(
+        vortex_fs().args(["cat", "--range", &range]).arg(&segment),
+        GOOD,
+    );
+    assert!(got.stdout == content[..2 * BLOCK]);
+    let range = format!("{}:1", 2 * BLOCK);
+    let line = complaint(
+        vortex_fs().args(["cat", "--range", &range]).arg(&segment),
+        DAMAGED,
+    );
+    assert!(line.contains("lost"), "{line}");
+    run(vortex_fs().arg("verify").arg(dir.path()), DAMAGED);
+
+    // Once more there is nothing to do; zeros come only if asked for.
+    let before = identity(&segment);
+    let again = repair(&[], dir.path(), DAMAGED);
+    assert_eq!(again["damaged"][0]["status"], "marked");
+    assert_eq!(again["damaged"][0]["lost"], lost);
+    assert_eq!(identity(&segment), before);
+    repair(&["--fill-zeros"], dir.path(), DAMAGED);
+    let mut zeros = content.clone();
+    zeros[2 * BLOCK..].fill(0);
+    assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == zeros);
+    repair(&[], dir.path(), GOOD);
+
+    // The originals stay until they are given up.
+    let kept = names_in(&dir.path().join(".vortex/damaged"));
+    assert_eq!(kept, ["1.json", "1.vortex", "2.json", "2.vortex"]);
+    let would = repair(&["--discard-originals", "--dry-run"], dir.path(), GOOD);
+    assert_eq!(would["done"].as_array().unwrap().len(), 2);
+    assert_eq!(names_in(&dir.path().join(".vortex/damaged")).len(), 4);
+    repair(&["--discard-originals"], dir.path(), GOOD);
+    assert!(names_in(&dir.path().join(".vortex/damaged")).is_empty());
+}
+
+#[test]
+fn a_flipped_bit_is_healed_without_loss() {
+    let content = csv(600);
+    let (_dir, segment) = with_segment(&content);
+    let sound = fs::read(&segment).unwrap();
+    let kept = with_original(&segment);
+    // Header, first payload, index page and directory.
+    for at in [1, 9, 14, 34, 60, sound.len() - 30, sound.len() - 5] {
+        let mut raw = sound.clone();
+        raw[at] ^= 0x10;
+        fs::write(&segment, &raw).unwrap();
+        run(vortex_fs().arg("verify").arg(&segment), DAMAGED);
+        let text = stdout(&run(vortex_fs().arg("repair").arg(&segment), GOOD));
+        assert!(
+            text.contains("put right") && text.contains("nothing is lost"),
+            "{text}"
+        );
+        assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == content);
+        assert_eq!(fs::read(&kept).unwrap(), raw, "byte {at}");
+        repair(&["--discard-originals"], &segment, GOOD);
+        assert!(!kept.exists());
+    }
+}
+
+fn with_original(segment: &Path) -> PathBuf {
+    let mut name = segment.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
+}
+
+#[test]
+fn originals_beside_a_file_are_numbered_and_other_files_stay() {
+    let (dir, segment) = with_segment(&noise(3 * BLOCK));
+    let all = entries(&segment);
+    let bystander = dir.path().join("a.dat.vortex.damaged-x");
+    fs::write(&bystander, "mine").unwrap();
+    for block in [0, 2] {
+        spoil(&segment, entries(&segment)[block].offset, 9);
+        repair(&[], &segment, DAMAGED);
+    }
+    assert_eq!(all.len(), 3);
+    let mut want = [
+        "a.dat.vortex",
+        "a.dat.vortex.damaged",
+        "a.dat.vortex.damaged-2",
+    ]
+    .to_vec();
+    want.push("a.dat.vortex.damaged-x");
+    assert_eq!(names_in(dir.path()), want);
+    repair(&["--discard-originals"], &segment, GOOD);
+    assert_eq!(
+        names_in(dir.path()),
+        ["a.dat.vortex", "a.dat.vortex.damaged-x"]
+    );
+}
+
+#[test]
+fn an_interrupted_repair_is_finished_by_the_next_one() {
+    let content = records(2 * BLOCK);
+    let (dir, segment) = archive(&content);
+    spoil(&segment, entries(&segment)[1].offset, 20);
+    // As far as a repair comes before the new file takes the name: record and second name.
+    let kept = dir.path().join(".vortex/damaged");
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("1.json"), "{}").unwrap();
+    fs::hard_link(&segment, kept.join("1.vortex")).unwrap();
+    fs::write(dir.path().join(".vortex/tmp/1-1.tmp"), "half").unwrap();
+    let report = repair(&[], dir.path(), DAMAGED);
+    assert_eq!(report["damaged"][0]["status"], "repaired");
+    assert_eq!(names_in(&kept), ["1.json", "1.vortex"]);
+    assert_eq!(fs::metadata(&segment).unwrap().nlink(), 1);
+    assert_eq!(fs::metadata(kept.join("1.vortex")).unwrap().nlink(), 1);
+    assert!(names_in(&dir.path().join(".vortex/tmp")).is_empty());
+}
+
+#[test]
+fn what_can_not_be_repaired_is_left_as_it_is() {
+    let content = records(2 * BLOCK);
+    let (dir, segment) = archive(&content);
+    let sound = fs::read(&segment).unwrap();
+    // Several names: a repair would part them.
+    spoil(&segment, entries(&segment)[1].offset, 20);
+    fs::hard_link(&segment, dir.path().join("b.dat.vortex")).unwrap();
+    let before = identity(&segment);
+    let line = complaint(vortex_fs().arg("repair").arg(&segment), FAILED);
+    assert!(line.contains("2 names"), "{line}");
+    assert_eq!(identity(&segment), before);
+    fs::remove_file(dir.path().join("b.dat.vortex")).unwrap();
+    // Nothing to read.
+    fs::write(&segment, vec![0x33; sound.len()]).unwrap();
+    let before = identity(&segment);
+    let report = repair(&[], dir.path(), DAMAGED);
+    assert_eq!(report["damaged"][0]["status"], "unreadable");
+    assert_eq!(identity(&segment), before);
+    // Somebody else writes to the archive.
+    let writer = Archive::open(dir.path(), Access::Write).unwrap();
+    let line = complaint(vortex_fs().arg("repair").arg(dir.path()), FAILED);
+    assert!(line.contains("in use"), "{line}");
+    run(
+        vortex_fs().args(["repair", "--dry-run"]).arg(dir.path()),
+        DAMAGED,
+    );
+    drop(writer);
+}
+
+#[test]
+fn a_segment_whose_model_is_missing_is_not_taken_for_damaged() {
+    let (dir, _) = with_file("x", b"");
+    let segment = dir.path().join("a.vortex");
+    let model = tiny_model(4);
+    segment_that_needs(&model, &records(3000), &segment);
+    let before = identity(&segment);
+    let line = complaint(vortex_fs().arg("repair").arg(&segment), FAILED);
+    assert!(line.contains("model"), "{line}");
+    assert_eq!(identity(&segment), before);
+}
+
+/// Where the copies of all models and primers of an archive lie.
+fn copies(root: &Path) -> Vec<PathBuf> {
+    let dirs = ["models", "primers", "copies"].map(|dir| root.join(".vortex").join(dir));
+    let files = dirs
+        .iter()
+        .flat_map(|dir| names_in(dir).into_iter().map(|n| dir.join(n)));
+    files.filter(|p| !p.ends_with("index")).collect()
+}
+
+/// An archive whose one file needs a model and a primer, and the content.
+fn with_needs() -> (tempfile::TempDir, Vec<u8>) {
+    let content = noise(20_000).repeat(2);
+    let (dir, path) = with_file("a.dat", &content);
+    Archive::init(dir.path()).unwrap();
+    let sample = tempfile::NamedTempFile::new().unwrap();
+    fs::write(sample.path(), &content[..20_000]).unwrap();
+    run(
+        vortex_compress()
+            .arg("--primer")
+            .arg(sample.path())
+            .arg(&path),
+        GOOD,
+    );
+    // A model of the archive that is not built in.
+    let model = tiny_model(9);
+    let file = dir.path().join("tiny.safetensors");
+    fs::write(&file, &model).unwrap();
+    let archive = Archive::open(dir.path(), Access::Write).unwrap();
+    let profile = archive.models().profile(file.to_str().unwrap()).unwrap();
+    archive.models().store(&profile).unwrap();
+    drop(archive);
+    fs::remove_file(file).unwrap();
+    segment_that_needs(&model, &records(3000), &dir.path().join("b.dat.vortex"));
+    (dir, content)
+}
+
+#[test]
+fn copies_of_models_and_primers_are_checked_and_restored_from_each_other() {
+    let (dir, content) = with_needs();
+    let all = copies(dir.path());
+    assert_eq!(all.len(), 6, "two models and a primer, twice: {all:?}");
+    run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+    let segment = dir.path().join("a.dat.vortex");
+    for path in &all {
+        let good = fs::read(path).unwrap();
+        let mode = fs::metadata(path).unwrap().mode();
+        for at in [11, good.len() / 2] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(path, &bad).unwrap();
+            let out = run(
+                vortex_fs().args(["verify", "--checksums"]).arg(dir.path()),
+                DEGRADED,
+            );
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(stdout(&out).contains(name), "{}", stdout(&out));
+            // The other copy serves meanwhile.
+            assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == content);
+            fs::write(path, &bad).unwrap();
+            let report = repair(&["--checksums"], dir.path(), GOOD);
+            assert_eq!(report["done"][0]["what"], "restored", "{report}");
+            assert_eq!(fs::read(path).unwrap(), good);
+        }
+        fs::remove_file(path).unwrap();
+        run(
+            vortex_fs().args(["verify", "--checksums"]).arg(dir.path()),
+            DEGRADED,
+        );
+        repair(&["--checksums"], dir.path(), GOOD);
+        assert_eq!(fs::read(path).unwrap(), good);
+        assert_eq!(fs::metadata(path).unwrap().mode(), mode);
+    }
+    run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+}
+
+#[test]
+fn only_models_and_primers_that_nothing_names_are_removed() {
+    let (dir, content) = with_needs();
+    let unused = Archive::open(dir.path(), Access::Write).unwrap();
+    let primer = unused
+        .library()
+        .primers()
+        .add(b"a sample of nothing")
+        .unwrap();
+    unused.library().primers().note(primer, "nothing").unwrap();
+    drop(unused);
+    let before = copies(dir.path());
+    let line = complaint(
+        vortex_fs()
+            .args(["repair", "--prune"])
+            .arg(dir.path().join("a.dat.vortex")),
+        PARTIAL,
+    );
+    assert!(line.contains("archive's directory"), "{line}");
+    let report = repair(&["--prune"], dir.path(), GOOD);
+    let left = copies(dir.path());
+    // The built-in model was stored for a block that did not need it in the end.
+    let gone: Vec<_> = before.iter().filter(|p| !left.contains(p)).collect();
+    assert_eq!(gone.len(), 2 * report["done"].as_array().unwrap().len());
+    assert!(
+        gone.iter().any(|p| p.ends_with(primer.to_string())),
+        "{gone:?}"
+    );
+    assert!(
+        !fs::read_to_string(dir.path().join(".vortex/primers/index"))
+            .unwrap()
+            .contains(&primer.to_string())
+    );
+    assert!(
+        run(
+            vortex_fs().arg("cat").arg(dir.path().join("a.dat.vortex")),
+            GOOD
+        )
+        .stdout
+            == content
+    );
+    run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+
+    // What a kept original names stays, and so does everything while a file can not be read.
+    let segment = dir.path().join("b.dat.vortex");
+    spoil(&segment, entries(&segment)[0].offset, 30);
+    let kept = copies(dir.path());
+    repair(&["--prune"], dir.path(), DAMAGED);
+    assert_eq!(copies(dir.path()), kept);
+    repair(&["--discard-originals"], dir.path(), GOOD);
+    let sound = fs::read(dir.path().join("a.dat.vortex")).unwrap();
+    fs::write(dir.path().join("a.dat.vortex"), &sound[100..]).unwrap();
+    run(
+        vortex_fs().args(["repair", "--prune"]).arg(dir.path()),
+        DAMAGED,
+    );
+    assert_eq!(copies(dir.path()), kept);
+    fs::remove_file(dir.path().join("a.dat.vortex")).unwrap();
+    repair(&["--prune"], dir.path(), DAMAGED);
+    assert!(
+        copies(dir.path()).is_empty(),
+        "nothing needs any of them now"
+    );
+}
