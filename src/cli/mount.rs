@@ -16,7 +16,7 @@ use crate::mount::{self, MountError, MountSettings, Options};
 #[command(after_help = "Examples:
   vortex-fs mount /data/archive /mnt/telemetry
   vortex-fs mount --read-only /data/archive /mnt/look
-  vortex-fs mount --pack idle --allow-other /data/archive /srv/telemetry")]
+  vortex-fs mount --pack idle --scrub 30 --allow-other /data/archive /srv/telemetry")]
 pub(crate) struct Args {
     /// Directory that holds the archive
     backing: PathBuf,
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// How long a file must have been left alone for `--pack idle`, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pack_after: u64,
+    /// Check the checksums of all segments in the background, again so many days after the last time; what is damaged goes to the log
+    #[arg(long, value_name = "DAYS|off", default_value = "off", value_parser = parse_scrub)]
+    scrub: Scrub,
     /// Mount options, separated by commas: ro, allow_other, fsname=NAME, noexec, noatime, ...
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -58,6 +61,10 @@ enum Pack {
     /// Files that nobody has written for a while
     Idle,
 }
+
+/// How often to scrub, if ever.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scrub(Option<Duration>);
 
 pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let mut options = Options::parse(&args.options).map_err(|e| CliError::failed(e.to_string()))?;
@@ -96,6 +103,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         block_size: args.block_size,
         profile,
         pack_after: (args.pack == Pack::Idle).then(|| Duration::from_secs(args.pack_after)),
+        scrub: args.scrub.0,
     })?;
     Ok(Outcome::Good)
 }
@@ -111,6 +119,20 @@ pub(super) fn parse_block_size(text: &str) -> Result<u32, String> {
     ))
 }
 
+fn parse_scrub(text: &str) -> Result<Scrub, String> {
+    if text == "off" {
+        return Ok(Scrub(None));
+    }
+    let days = text
+        .parse::<f64>()
+        .ok()
+        .filter(|&d| d > 0.0 && d <= 36_500.0);
+    let every = days.map(|days| Duration::from_secs_f64(days * 86_400.0));
+    every
+        .map(|every| Scrub(Some(every)))
+        .ok_or_else(|| format!("`{text}` is neither a number of days nor off"))
+}
+
 impl From<MountError> for CliError {
     fn from(error: MountError) -> CliError {
         CliError::failed(error.to_string())
@@ -120,6 +142,17 @@ impl From<MountError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scrubs_come_every_so_many_days_or_never() {
+        assert_eq!(parse_scrub("off"), Ok(Scrub(None)));
+        let day = Duration::from_secs(86_400);
+        assert_eq!(parse_scrub("30"), Ok(Scrub(Some(30 * day))));
+        assert_eq!(parse_scrub("0.5"), Ok(Scrub(Some(day / 2))));
+        for text in ["0", "-1", "nan", "inf", "x", ""] {
+            assert!(parse_scrub(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn block_sizes_are_powers_of_two_in_range() {

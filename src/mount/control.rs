@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::fs::Fs;
 use crate::pack::client::socket_in;
 use crate::pack::protocol::{Event, Job, MAX_REQUEST, Request, Status, escape};
+use crate::pack::scrub::ScrubView;
 use crate::pack::{Defaults, Direction, run};
 use crate::store::Cancel;
 
@@ -29,6 +30,7 @@ pub(super) struct Control {
     fs: Arc<Fs>,
     defaults: Defaults,
     mountpoint: String,
+    scrub: Option<ScrubView>,
     /// Held by the one job that runs.
     turn: Mutex<()>,
     clients: Mutex<Clients>,
@@ -52,6 +54,7 @@ impl Control {
         fs: Arc<Fs>,
         defaults: Defaults,
         mountpoint: &Path,
+        scrub: Option<ScrubView>,
     ) -> io::Result<Arc<Control>> {
         let dir = File::from(private.try_clone_to_owned()?);
         let path = socket_in(&dir);
@@ -65,6 +68,7 @@ impl Control {
             fs,
             defaults,
             mountpoint: escape(mountpoint),
+            scrub,
             turn: Mutex::new(()),
             clients: Mutex::default(),
             changed: Condvar::new(),
@@ -149,6 +153,7 @@ impl Control {
             cache_bytes: stats.cache_bytes,
             cache_hits: stats.cache_hits,
             cache_misses: stats.decoded_blocks,
+            scrub: self.scrub.as_ref().map(ScrubView::status),
         }
     }
 

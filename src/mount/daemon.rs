@@ -13,6 +13,7 @@ use super::{MountError, check, logfile, spawn};
 use crate::fs::{Fs, FsOptions};
 use crate::pack::Defaults;
 use crate::pack::idle::{Idle, IdleSettings};
+use crate::pack::scrub::Scrub;
 use crate::store::names::PRIVATE_DIR;
 use crate::store::{Access, Archive};
 
@@ -33,6 +34,8 @@ pub struct MountSettings {
     pub profile: String,
     /// Pack files that have not been written for so long, or none at all.
     pub pack_after: Option<Duration>,
+    /// Check all segments again so long after the last time, or never.
+    pub scrub: Option<Duration>,
 }
 
 /// Mounts and serves until unmounted or told to end by a signal; then everything is committed.
@@ -77,12 +80,17 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
 
     let events = Events::new().map_err(refused)?;
     let mounted = Mounted::mount(settings, &fs, read_only, &events)?;
+    let scrub = match settings.scrub.filter(|_| !read_only) {
+        Some(every) => Some(Scrub::start(Arc::clone(&fs), every).map_err(refused)?),
+        None => None,
+    };
     let listen = |private| {
         Control::listen(
             private,
             Arc::clone(&fs),
             defaults.clone(),
             &settings.mountpoint,
+            scrub.as_ref().map(Scrub::view),
         )
         .map_err(|e| {
             MountError::Refused(format!(
@@ -117,6 +125,9 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
     );
 
     mounted.wait(&events);
+    if let Some(scrub) = scrub {
+        scrub.stop();
+    }
     if let Some(idle) = idle {
         idle.stop();
     }

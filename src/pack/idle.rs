@@ -181,7 +181,7 @@ fn age(target: &Target, now: std::time::SystemTime) -> Duration {
 }
 
 /// Lowest priority for this thread and those it starts; on Linux `nice` is a thread's own.
-fn be_humble() {
+pub(super) fn be_humble() {
     if let Err(e) = rustix::process::nice(19) {
         log::debug!("nice: {e}");
     }

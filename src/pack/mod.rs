@@ -13,6 +13,7 @@ pub mod locate;
 mod plain;
 mod primers;
 pub mod protocol;
+pub mod scrub;
 mod walk;
 
 #[cfg(test)]

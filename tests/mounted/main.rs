@@ -11,5 +11,6 @@ mod disk;
 mod full;
 mod pack;
 mod refusals;
+mod scrub;
 mod support;
 mod tools;
