@@ -93,6 +93,11 @@ impl Backing {
         Ok(fs::open(self.proc_path(), flags, Mode::empty())?)
     }
 
+    /// Makes the names in the directory durable.
+    pub(super) fn sync_dir(&self) -> Result<()> {
+        Ok(fs::fsync(self.reopen_dir()?)?)
+    }
+
     pub(super) fn set_times(&self, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
         let times = Timestamps {
             last_access: stamp(atime),

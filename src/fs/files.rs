@@ -211,7 +211,7 @@ impl Fs {
                 // Held meanwhile: who syncs the same file at the same time must not be answered earlier.
                 let mut new_in = lock(&at.new_in);
                 let Some(dir) = &*new_in else { return Ok(()) };
-                sys::fsync(dir.reopen_dir()?)?;
+                dir.sync_dir()?;
                 let above = dir.key;
                 *new_in = None;
                 above

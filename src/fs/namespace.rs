@@ -193,7 +193,7 @@ impl Fs {
         }
         let backing = dir.backing();
         if found.is_segment() {
-            remove_twin(backing.as_fd(), name)?;
+            remove_twin(&backing, name)?;
         }
         Ok(sys::unlinkat(
             &*backing,
@@ -334,12 +334,14 @@ pub(super) fn backing_name(name: &OsStr, form: names::Kind) -> OsString {
     }
 }
 
-/// Removes the plain file that a swap to the segment `name` left behind when it was interrupted.
-pub(super) fn remove_twin(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+/// Removes the plain file that a swap to the segment `name` left behind when it was interrupted, durably: the segment, which
+/// hides it, is about to go.
+pub(super) fn remove_twin(dir: &Backing, name: &OsStr) -> Result<()> {
     let twin = names::other_name(name);
-    match stat_entry(dir, &twin)? {
+    match stat_entry(dir.as_fd(), &twin)? {
         Some(stat) if Kind::of(&stat) == Kind::File => {
-            Ok(sys::unlinkat(dir, &twin, AtFlags::empty())?)
+            sys::unlinkat(dir, &twin, AtFlags::empty())?;
+            dir.sync_dir()
         }
         _ => Ok(()),
     }

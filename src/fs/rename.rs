@@ -1,8 +1,8 @@
 //! Renaming, atomic for every pair of segment and plain file.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, AtFlags};
 
@@ -113,7 +113,7 @@ impl Fs {
     fn move_to(&self, from: End<'_>, source: &Found, to: End<'_>, new: &OsStr) -> Result<()> {
         let (from_fd, to_fd) = (from.dir.backing(), to.dir.backing());
         if source.is_segment() {
-            remove_twin(from_fd.as_fd(), from.name)?;
+            remove_twin(&from_fd, from.name)?;
         }
         Ok(sys::renameat(
             &*from_fd,
@@ -133,24 +133,18 @@ impl Fs {
             _ => {}
         }
         // What was safe under the new name must not be lost to content that is only in memory.
-        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form))
-            && node.dirty.load(std::sync::atomic::Ordering::SeqCst)
-        {
-            self.commit(&node, false)?;
+        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form)) {
+            self.settle_content(&node)?;
         }
         match (source.is_segment(), target.is_segment()) {
             (true, true) => {
-                remove_twin(to.dir.backing().as_fd(), to.name)?;
+                remove_twin(&to.dir.backing(), to.name)?;
                 self.move_to(from, source, to, &target.backing_name)
             }
             (true, false) => {
+                // Until the plain file is gone, and for ever if it stays, the segment wins over it.
                 self.move_to(from, source, to, &names::segment_name(to.name))?;
-                // Until it is gone, and for ever if it stays, the segment wins over it.
-                Ok(sys::unlinkat(
-                    &*to.dir.backing(),
-                    &target.backing_name,
-                    AtFlags::empty(),
-                )?)
+                remove_replaced(to, target)
             }
             (false, false) => {
                 let new = names::other_name(to.name);
@@ -159,9 +153,7 @@ impl Fs {
                 }
                 // Under a foreign entry's own name a plain file would be taken for a segment.
                 self.move_to(from, source, to, &new)?;
-                let unlinked =
-                    sys::unlinkat(&*to.dir.backing(), &target.backing_name, AtFlags::empty());
-                Ok(unlinked?)
+                remove_replaced(to, target)
             }
             (false, true) => {
                 if source.kind() == Kind::File && source.stat.st_nlink == 1 {
@@ -172,6 +164,20 @@ impl Fs {
                 self.move_to(from, source, to, &target.backing_name)
             }
         }
+    }
+
+    /// Makes the content durable if this file system changed it: what it keeps in memory, or what went through to a plain file.
+    fn settle_content(&self, node: &Arc<Node>) -> Result<()> {
+        let plain = !node.backing().is_segment() && node.version.load(Ordering::SeqCst) > 0;
+        if plain && let Err(error) = self.load(node, false) {
+            // Its mode may keep even the owner out by now.
+            log::warn!("{}: not synced: {error}", lock(&node.name).display());
+            return Ok(());
+        }
+        if plain || node.dirty.load(Ordering::SeqCst) {
+            self.commit(node, false)?;
+        }
+        Ok(())
     }
 
     fn exchange(&self, from: End<'_>, source: &Found, to: End<'_>, target: &Found) -> Result<()> {
@@ -187,7 +193,7 @@ impl Fs {
                 return Err(FsError::Invalid);
             }
             if found.is_segment() {
-                remove_twin(end.dir.backing().as_fd(), end.name)?;
+                remove_twin(&end.dir.backing(), end.name)?;
             }
         }
         if source.is_segment() == target.is_segment() {
@@ -219,4 +225,11 @@ impl Fs {
             swap(&plain, &segment)
         }
     }
+}
+
+/// Removes what lies under another name than that which replaced it, once that is there for good.
+fn remove_replaced(at: End<'_>, old: &Found) -> Result<()> {
+    let dir = at.dir.backing();
+    dir.sync_dir()?;
+    Ok(sys::unlinkat(&*dir, &old.backing_name, AtFlags::empty())?)
 }

@@ -1,7 +1,8 @@
 //! Swaps: another backing file takes a file's place, with the same content, and nobody notices.
 //!
-//! The new file is complete and durable before it gets the name, and the segment wins while both forms exist, so a crash
-//! at any moment leaves the file as it was before or after. Open handles go on with the new file.
+//! The new file is complete and durable before it gets the name, the segment wins while both forms exist, and the old form is
+//! gone for good before anything else happens to the file. So a crash at any moment leaves the file as it was before or after.
+//! Open handles go on with the new file.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -88,7 +89,7 @@ impl Fs {
         let dir_fd = dir.reopen_dir()?;
         let new_name = backing_name(at.name, form);
         temp.rename_to(dir.as_fd(), &new_name)?;
-        let synced = sys::fsync(&dir_fd);
+        let mut synced = sys::fsync(&dir_fd);
         if new_name != found.backing_name {
             let removed =
                 synced.and_then(|()| sys::unlinkat(&*dir, &found.backing_name, AtFlags::empty()));
@@ -100,6 +101,9 @@ impl Fs {
                 }
                 log::warn!("{}: {error}", found.backing_name.display());
             }
+            // A segment that came back would win over what is written to the plain file from here on; a plain file would come to
+            // light where the segment is renamed.
+            synced = synced.and(sys::fsync(&dir_fd));
         }
         // From here on the name is the new file's, also where that may not be durable: open handles must follow it.
         if split {
@@ -116,6 +120,9 @@ impl Fs {
         *lock(&node.peeked) = None;
         lock(&node.logged).clear();
         pin_ctime(node, shown)?;
+        if synced.is_err() {
+            *lock(&node.new_in) = Some(dir);
+        }
         synced?;
         Ok(Outcome::Swapped)
     }

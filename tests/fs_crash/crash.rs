@@ -1,7 +1,7 @@
 //! Every state that a crash at any moment of a recorded workload may leave, and whether recovery may answer as it does.
 //!
 //! The model of a crash: what a sync covered is there. Of all other changes any may be missing, except that changes of one
-//! directory persist in their order, a rename is there in both directories or in none, and a sector of 512 bytes is written whole
+//! name persist in their order, a rename is there with both its names or not at all, and a sector of 512 bytes is written whole
 //! or not at all. A sync of a file covers its content, and its attributes unless only the content was asked for; a sync of
 //! a directory covers its entries, not what is behind them.
 
@@ -11,7 +11,7 @@ use crate::disk::{Disk, Op};
 use crate::recorder::Event;
 use crate::tree::{Known, Tree, recover};
 
-/// With so few changes pending, every set of them that the order within directories allows is left.
+/// With so few changes pending, every set of them that the order of changes of one name allows is left.
 const EVERY_SET: usize = 10;
 
 /// With so few changes pending, every two of them are lost together, or are there alone.

@@ -87,15 +87,6 @@ pub enum Op {
 }
 
 impl Op {
-    /// The directories whose entries it changes.
-    pub fn dirs(&self) -> Vec<Ino> {
-        match self {
-            Op::Make { at, .. } | Op::Link { at, .. } | Op::Unlink { at } => vec![at.0],
-            Op::Rename { from, to, .. } => vec![from.0, to.0],
-            _ => Vec::new(),
-        }
-    }
-
     /// Whether syncing an inode, or only its content, makes this durable.
     pub fn is_covered(&self, synced: Ino, content_only: bool) -> bool {
         match self {
@@ -105,15 +96,23 @@ impl Op {
             Op::Mode { ino, .. } | Op::Owner { ino, .. } | Op::Xattr { ino, .. } => {
                 *ino == synced && !content_only
             }
-            entries => entries.dirs().contains(&synced),
+            entries => entries.slots().iter().any(|slot| slot.0 == synced),
         }
     }
 
-    /// Whether this can only persist if the earlier change did: changes of one directory persist in their order. That the
-    /// directory itself has a name is another matter.
+    /// The names that it gives or takes.
+    fn slots(&self) -> Vec<&Slot> {
+        match self {
+            Op::Make { at, .. } | Op::Link { at, .. } | Op::Unlink { at } => vec![at],
+            Op::Rename { from, to, .. } => vec![from, to],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether this can only persist if the earlier change did: changes of one name persist in their order.
     pub fn needs(&self, earlier: &Op) -> bool {
-        let dirs = self.dirs();
-        earlier.dirs().iter().any(|dir| dirs.contains(dir))
+        let slots = self.slots();
+        earlier.slots().iter().any(|slot| slots.contains(slot))
     }
 
     /// Sectors of the file that it touches: what may be there of it without the rest.

@@ -137,7 +137,9 @@ fn removing_files() {
     let dir = world.recorder.path().to_path_buf();
     std::fs::copy(dir.join("segment.vortex"), dir.join("twin.vortex")).unwrap();
     let content = world.content("segment");
-    world.will_be("twin", &content);
+    world.will(|tree| {
+        tree.insert("twin".into(), Seen::file(&content));
+    });
     world.open();
     world.begin();
     for name in ["plain", "segment", "twin"] {

@@ -154,6 +154,11 @@ fn unpacking() {
     assert_eq!(world.job(Direction::Unpack, job()).done, 2);
     world.is_durable();
     assert_eq!(stored_names(world.recorder.path()), [".vortex", "a", "b"]);
+    // A sync of the plain file must outlive the segment, which would win over it.
+    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
+    world.write(fh, "a", 100, b"written to the plain file");
+    world.sync(fh, true);
+    world.fs().release(fh).unwrap();
     world.survives_every_crash("unpack");
 }
 

@@ -69,11 +69,16 @@ impl World {
         let mut file = new
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(0o640)
             .open(path)
             .unwrap();
         file.write_all(content).unwrap();
-        self.tree.insert(name.into(), Seen::file(content));
+        let content = Arc::new(content.to_vec());
+        let seen = Seen::File {
+            content,
+            mode: 0o640,
+        };
+        self.tree.insert(name.into(), seen);
     }
 
     pub fn open(&mut self) {
@@ -121,7 +126,10 @@ impl World {
 
     pub fn will_be(&mut self, name: &str, content: &[u8]) {
         self.will(|tree| {
-            tree.insert(name.into(), Seen::file(content));
+            let seen = tree.entry(name.into()).or_insert(Seen::file(b""));
+            if let Seen::File { content: old, .. } = seen {
+                *old = Arc::new(content.to_vec());
+            }
         });
     }
 

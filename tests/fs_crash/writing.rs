@@ -166,6 +166,30 @@ fn replacing_a_file_by_a_new_one_without_a_sync() {
     world.survives_every_crash("replace without a sync");
 }
 
+/// The same, where what replaces it was there before the archive, and so is written in place.
+#[test]
+fn replacing_a_file_by_a_plain_one_without_a_sync() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.plain("a", &noise(2000, 1));
+    world.plain("b", &noise(2000, 2));
+    world.open();
+    world.begin();
+    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
+    world.write(fh, "a", 100, b"changed in place");
+    world.fs().release(fh).unwrap();
+    world.will(|tree: &mut Tree| {
+        let moved = tree.remove(std::path::Path::new("a")).unwrap();
+        tree.insert("b".into(), moved);
+    });
+    let fs = world.fs();
+    fs.rename(ROOT, os("a"), ROOT, os("b"), RenameFlags::Replace)
+        .unwrap();
+    world.sync_dir(ROOT);
+    world.survives_every_crash("replace by a plain file without a sync");
+}
+
 #[test]
 fn changing_modes() {
     let Some(mut world) = World::new() else {
