@@ -6,11 +6,12 @@
 mod basics;
 mod crash;
 mod daemon;
-#[allow(dead_code, reason = "shared with the suites of others")]
 mod disk;
 mod full;
 mod pack;
+mod power;
 mod refusals;
 mod scrub;
 mod support;
 mod tools;
+mod workload;
