@@ -58,6 +58,8 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
     let private = private.as_ref().filter(|_| !read_only).map(AsFd::as_fd);
     if background && private.is_some() {
         logfile::log_to(&archive.root().join(PRIVATE_DIR).join("log")).map_err(refused)?;
+        // Opening it said so where nobody could hear it.
+        archive.library().warn_of_bad_copies();
     }
     let defaults = Defaults {
         profile: settings.profile.clone(),

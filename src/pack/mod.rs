@@ -10,6 +10,7 @@ mod file;
 pub mod idle;
 mod job;
 pub mod locate;
+mod paced;
 mod plain;
 mod primers;
 pub mod protocol;

@@ -7,26 +7,23 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::idle::be_humble;
+use super::paced::{Paced, Stop};
 use super::protocol::ScrubStatus;
 use crate::fs::Fs;
 use crate::segment::{Report, Severity, Storage};
 use crate::store::names::{self, Kind, PRIVATE_DIR, escape, unescape};
 use crate::store::{Depth, StoreError, verify_storage};
 
-/// Bytes that are read without a rest.
-const STRETCH: u64 = 1 << 20;
-/// How long it rests after each stretch while others are at work.
-const BUSY_REST: Duration = Duration::from_secs(1);
 /// How often its place is written down at most.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// How long damage must stay the same to be believed: a commit may have come between.
@@ -37,14 +34,12 @@ const STATE_FILE: &str = "scrub";
 #[derive(Debug)]
 pub struct Scrub {
     shared: Arc<Shared>,
+    stop: Arc<Stop>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    cancelled: AtomicBool,
-    stopped: Mutex<bool>,
-    wake: Condvar,
     running: AtomicBool,
     files: AtomicU64,
     bytes: AtomicU64,
@@ -74,18 +69,23 @@ impl Scrub {
     /// # Errors
     /// No more threads.
     pub fn start(fs: Arc<Fs>, every: Duration) -> io::Result<Scrub> {
-        let shared = Arc::new(Shared::default());
+        let (shared, stop) = (Arc::new(Shared::default()), Arc::new(Stop::default()));
         let scrubber = Scrubber {
             fs,
             every,
             shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
             state: State::default(),
             noted: Instant::now(),
         };
         let thread = thread::Builder::new()
             .name("scrub".into())
             .spawn(move || scrubber.run())?;
-        Ok(Scrub { shared, thread })
+        Ok(Scrub {
+            shared,
+            stop,
+            thread,
+        })
     }
 
     /// A view of it that outlives it.
@@ -96,13 +96,7 @@ impl Scrub {
 
     /// Ends it within one read and waits for that; its place is written down.
     pub fn stop(self) {
-        self.shared.cancelled.store(true, Ordering::Relaxed);
-        *self
-            .shared
-            .stopped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.wake.notify_all();
+        self.stop.stop();
         if self.thread.join().is_err() {
             log::error!("the scrub ended early");
         }
@@ -128,26 +122,11 @@ impl ScrubView {
     }
 }
 
-impl Shared {
-    /// Sleeps; whether to go on afterwards.
-    fn sleep(&self, time: Duration) -> bool {
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) = self
-            .wake
-            .wait_timeout_while(stopped, time, |stopped| !*stopped)
-            .unwrap_or_else(PoisonError::into_inner);
-        !*stopped
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
-    }
-}
-
 struct Scrubber {
     fs: Arc<Fs>,
     every: Duration,
     shared: Arc<Shared>,
+    stop: Arc<Stop>,
     state: State,
     noted: Instant,
 }
@@ -164,7 +143,7 @@ impl Scrubber {
             if self.state.after.is_some() || due {
                 self.pass();
             }
-            if !self.shared.sleep(pause) {
+            if !self.stop.sleep(pause) {
                 return;
             }
         }
@@ -182,7 +161,7 @@ impl Scrubber {
         let after = self.state.after.as_deref().map(unescape);
         let root = self.fs.archive().root().to_path_buf();
         self.folder(&root, Path::new(""), after.as_deref());
-        if !self.shared.is_cancelled() {
+        if !self.stop.is_stopped() {
             let found = std::mem::take(&mut self.state.found);
             self.state.known = found;
             self.state.after = None;
@@ -207,7 +186,7 @@ impl Scrubber {
         };
         names.sort();
         for name in names {
-            if self.shared.is_cancelled() {
+            if self.stop.is_stopped() {
                 return;
             }
             let (path, logical) = (folder.join(&name), below.join(&name));
@@ -236,7 +215,7 @@ impl Scrubber {
                 Vec::new()
             }
         };
-        if self.shared.is_cancelled() {
+        if self.stop.is_stopped() {
             // It was not checked to its end.
             return;
         }
@@ -284,7 +263,7 @@ impl Scrubber {
         let look = || -> Result<(Metadata, Vec<String>), StoreError> {
             let file = File::open(path).map_err(StoreError::io(path))?;
             let metadata = file.metadata().map_err(StoreError::io(path))?;
-            let paced: Arc<dyn Storage> = Arc::new(Paced::new(file, &self.fs, &self.shared));
+            let paced: Arc<dyn Storage> = Arc::new(Paced::new(file, &self.fs, &self.stop));
             let library = self.fs.archive().library();
             match verify_storage(paced, path, library, Depth::Checksums, &|_| {}) {
                 Ok(report) => Ok((metadata, lines(&report))),
@@ -293,8 +272,8 @@ impl Scrubber {
             }
         };
         let (mut before, mut first) = look()?;
-        while !first.is_empty() && !self.shared.is_cancelled() {
-            if !self.shared.sleep(SECOND_LOOK) {
+        while !first.is_empty() && !self.stop.is_stopped() {
+            if !self.stop.sleep(SECOND_LOOK) {
                 break;
             }
             let (now, second) = look()?;
@@ -373,103 +352,4 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
-}
-
-/// A file that is read slowly, so that others do not notice.
-struct Paced {
-    file: File,
-    fs: Arc<Fs>,
-    shared: Arc<Shared>,
-    pace: Mutex<Pace>,
-}
-
-struct Pace {
-    /// Bytes read since the last rest, and how long that took.
-    bytes: u64,
-    took: Duration,
-    /// Blocks that the mount had served by then.
-    served: u64,
-}
-
-impl Paced {
-    fn new(file: File, fs: &Arc<Fs>, shared: &Arc<Shared>) -> Paced {
-        // What is read once shall not push out what is read often.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::NoReuse);
-        let pace = Pace {
-            bytes: 0,
-            took: Duration::ZERO,
-            served: served(fs),
-        };
-        Paced {
-            file,
-            fs: Arc::clone(fs),
-            shared: Arc::clone(shared),
-            pace: Mutex::new(pace),
-        }
-    }
-
-    fn rest(&self, read: u64, took: Duration) {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.bytes += read;
-        pace.took += took;
-        if pace.bytes < STRETCH {
-            return;
-        }
-        let served = served(&self.fs);
-        let busy = served != pace.served || machine_is_loaded();
-        let rest = pace.took * 3;
-        self.shared
-            .sleep(if busy { rest.max(BUSY_REST) } else { rest });
-        *pace = Pace {
-            bytes: 0,
-            took: Duration::ZERO,
-            served,
-        };
-    }
-}
-
-/// Blocks that the mount has served.
-fn served(fs: &Fs) -> u64 {
-    let stats = fs.stats();
-    stats.cache_hits + stats.decoded_blocks
-}
-
-/// Whether more wants to run than there are processors.
-fn machine_is_loaded() -> bool {
-    let load = fs::read_to_string("/proc/loadavg").ok();
-    let load = load.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    load.is_some_and(|load| load > cores as f64)
-}
-
-impl Storage for Paced {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.shared.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        let begun = Instant::now();
-        let n = FileExt::read_at(&self.file, buf, offset)?;
-        self.rest(n as u64, begun.elapsed());
-        Ok(n)
-    }
-
-    fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    fn punch_hole(&self, _: u64, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
 }

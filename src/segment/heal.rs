@@ -3,15 +3,14 @@
 //! Nothing is written: the corrections lie over the file as patches, and an ordinary opening reads through them. A correction is made only
 //! where a second checksum confirms it, so that damage of another kind is never mistaken for it.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::Segment;
 use super::entry::BlockEntry;
 use super::error::{Part, SegmentError};
 use super::header::{Body, Form, HEADER_LEN, Header};
+use super::patched::Patched;
 use super::peek::{State, peek_all};
 use super::root::{ROOT_LEN, SLOT_LEN, SLOTS_LEN, Slot};
 use super::scan::find_index;
@@ -30,6 +29,8 @@ pub struct Healed {
     pub range: Range<u64>,
     /// What was done, for people.
     pub what: &'static str,
+    /// Something may be missing all the same: changes of the last commit, or a hole at the end.
+    pub loses: bool,
 }
 
 /// A damaged segment as it is read with what could be healed.
@@ -45,10 +46,7 @@ pub struct Healing {
 /// ends with. `decodes` says whether a block decodes: only that tells the block size if the header is lost.
 #[must_use]
 pub fn heal(storage: Arc<dyn Storage>, decodes: &Decodes<'_>) -> Healing {
-    let patched = Arc::new(Patched {
-        inner: storage,
-        bytes: RwLock::default(),
-    });
+    let patched = Arc::new(Patched::new(storage));
     let mut healer = Healer {
         patched: Arc::clone(&patched),
         healed: Vec::new(),
@@ -59,7 +57,7 @@ pub fn heal(storage: Arc<dyn Storage>, decodes: &Decodes<'_>) -> Healing {
     }
     if let Some(segment) = healer.open() {
         healer.pages(&segment);
-        healer.payloads(&segment);
+        healer.payloads(&segment, decodes);
     }
     Healing {
         storage: patched,
@@ -81,7 +79,23 @@ impl Healer {
     }
 
     fn done(&mut self, part: Part, range: Range<u64>, what: &'static str) {
-        self.healed.push(Healed { part, range, what });
+        let loses = false;
+        self.healed.push(Healed {
+            part,
+            range,
+            what,
+            loses,
+        });
+    }
+
+    fn done_with_loss(&mut self, part: Part, range: Range<u64>, what: &'static str) {
+        let loses = true;
+        self.healed.push(Healed {
+            part,
+            range,
+            what,
+            loses,
+        });
     }
 
     /// Makes the segment open, if anything can.
@@ -180,7 +194,7 @@ impl Healer {
         let undo = self.patched.snapshot();
         self.patched.set(at, &[0; SLOT_LEN]);
         match self.open() {
-            Some(segment) if segment.summary().generation > 0 => self.done(
+            Some(segment) if segment.summary().generation > 0 => self.done_with_loss(
                 Part::Root,
                 at..at + SLOT_LEN as u64,
                 "the newest state is lost; the one before it was restored",
@@ -213,7 +227,7 @@ impl Healer {
             if right {
                 let range = 0..HEADER_LEN as u64;
                 let what = "it was made anew from the index at the end of the file; its size is that up to the last block";
-                return self.done(Part::Header, range, what);
+                return self.done_with_loss(Part::Header, range, what);
             }
             self.patched.restore(undo);
         }
@@ -241,20 +255,35 @@ impl Healer {
         }
     }
 
-    /// Puts changed bits of payloads right. Who decodes them has the second checksum; of raw ones there is none.
-    fn payloads(&mut self, segment: &Segment) {
-        let entries: Vec<_> = segment.entries().flatten().map(|(_, e)| e).collect();
-        let keys = segment.starts().payloads().copied();
-        let coded = entries.into_iter().chain(keys);
-        for entry in coded.filter(|e| matches!(e.codec, CodecId::Zstd | CodecId::Neural)) {
-            if let Err(SegmentError::Checksum { .. }) = segment.read_payload(&entry)
-                && self.flip_back(entry.range(), entry.payload_crc)
-            {
+    /// Puts changed bits of payloads right. Decoding is the second check; a raw payload has none.
+    fn payloads(&mut self, segment: &Segment, decodes: &Decodes<'_>) {
+        let spoilt = |entry: &BlockEntry| {
+            matches!(entry.codec, CodecId::Zstd | CodecId::Neural)
+                && matches!(
+                    segment.read_payload(entry),
+                    Err(SegmentError::Checksum { .. })
+                )
+        };
+        // What blocks start from comes first: without it they do not decode. It shows with them whether it is right.
+        for key in segment.starts().payloads().filter(|e| spoilt(e)) {
+            if self.flip_back(key.range(), key.payload_crc) {
+                self.done(Part::Payload, key.range(), "one changed bit was put right");
+            }
+        }
+        let entries: Vec<_> = segment.entries().flatten().collect();
+        for (block, entry) in entries.into_iter().filter(|(_, e)| spoilt(e)) {
+            let undo = self.patched.snapshot();
+            if !self.flip_back(entry.range(), entry.payload_crc) {
+                continue;
+            }
+            if decodes(segment, block, &entry) {
                 self.done(
                     Part::Payload,
                     entry.range(),
                     "one changed bit was put right",
                 );
+            } else {
+                self.patched.restore(undo);
             }
         }
     }
@@ -332,61 +361,6 @@ fn changed_bit(len: usize, difference: u32) -> Option<usize> {
         effect = effect >> 1 ^ if effect & 1 == 1 { POLYNOMIAL } else { 0 };
     }
     None
-}
-
-/// A file seen through corrections of some bytes.
-struct Patched {
-    inner: Arc<dyn Storage>,
-    bytes: RwLock<BTreeMap<u64, u8>>,
-}
-
-impl Patched {
-    fn snapshot(&self) -> BTreeMap<u64, u8> {
-        self.bytes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn restore(&self, bytes: BTreeMap<u64, u8>) {
-        *self.bytes.write().unwrap_or_else(PoisonError::into_inner) = bytes;
-    }
-
-    fn set(&self, offset: u64, bytes: &[u8]) {
-        let mut patches = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
-        patches.extend((offset..).zip(bytes.iter().copied()));
-    }
-}
-
-impl Storage for Patched {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let n = self.inner.read_at(buf, offset)?;
-        let patches = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
-        for (at, &byte) in patches.range(offset..offset.saturating_add(n as u64)) {
-            buf[(at - offset) as usize] = byte;
-        }
-        Ok(n)
-    }
-
-    fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn punch_hole(&self, _: u64, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod error;
 mod header;
 mod heal;
 mod page;
+mod patched;
 mod peek;
 mod ranges;
 mod reader;

@@ -168,7 +168,7 @@ impl Library {
     }
 
     /// Logs what [`Library::bad_copies`] finds by checksums.
-    pub(super) fn warn_of_bad_copies(&self) {
+    pub fn warn_of_bad_copies(&self) {
         match self.bad_copies(Depth::Checksums) {
             Ok(bad) => bad.iter().for_each(|b| log::warn!("{b}")),
             Err(e) => log::warn!("models and primers could not be checked: {e}"),

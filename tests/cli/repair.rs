@@ -158,6 +158,11 @@ fn lost_blocks_are_named_exactly_and_everything_else_comes_back() {
     repair(&[], dir.path(), GOOD);
 
     // The originals stay until they are given up.
+    let told = stdout(&run(vortex_fs().arg("verify").arg(dir.path()), GOOD));
+    assert!(
+        told.contains("note: 2 damaged originals are kept"),
+        "{told}"
+    );
     let kept = names_in(&dir.path().join(".vortex/damaged"));
     assert_eq!(kept, ["1.json", "1.vortex", "2.json", "2.vortex"]);
     let would = repair(&["--discard-originals", "--dry-run"], dir.path(), GOOD);
@@ -189,6 +194,25 @@ fn a_flipped_bit_is_healed_without_loss() {
         repair(&["--discard-originals"], &segment, GOOD);
         assert!(!kept.exists());
     }
+}
+
+#[test]
+fn a_lost_header_is_made_anew_and_what_nobody_knows_is_told() {
+    let content = noise(3 * BLOCK - 7);
+    let (_dir, segment) = with_segment(&content);
+    spoil(&segment, 0, 40);
+    let damaged = fs::read(&segment).unwrap();
+    let report = repair(&["--dry-run"], &segment, DAMAGED);
+    assert_eq!(report["damaged"][0]["lost"], serde_json::json!([]));
+    assert_eq!(report["damaged"][0]["maybe_more"], true);
+    assert_eq!(fs::read(&segment).unwrap(), damaged);
+    let text = stdout(&run(vortex_fs().arg("repair").arg(&segment), DAMAGED));
+    assert!(
+        text.contains("made anew") && !text.contains("nothing is lost"),
+        "{text}"
+    );
+    assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == content);
+    run(vortex_fs().arg("verify").arg(&segment), GOOD);
 }
 
 fn with_original(segment: &Path) -> PathBuf {
@@ -261,6 +285,10 @@ fn what_can_not_be_repaired_is_left_as_it_is() {
     let report = repair(&[], dir.path(), DAMAGED);
     assert_eq!(report["damaged"][0]["status"], "unreadable");
     assert_eq!(identity(&segment), before);
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "no segment").unwrap();
+    let line = complaint(vortex_fs().arg("repair").arg(&plain), DAMAGED);
+    assert!(line.contains("not a vortex segment"), "{line}");
     // Somebody else writes to the archive.
     let writer = Archive::open(dir.path(), Access::Write).unwrap();
     let line = complaint(vortex_fs().arg("repair").arg(dir.path()), FAILED);
@@ -270,6 +298,20 @@ fn what_can_not_be_repaired_is_left_as_it_is() {
         DAMAGED,
     );
     drop(writer);
+}
+
+#[test]
+fn archives_below_a_directory_are_left_to_their_own_lock() {
+    let (dir, segment) = archive(&noise(2 * BLOCK));
+    spoil(&segment, entries(&segment)[1].offset, 20);
+    let before = identity(&segment);
+    let outer = tempfile::tempdir().unwrap();
+    let inner = outer.path().join("inner");
+    fs::rename(dir.path(), &inner).unwrap();
+    let line = complaint(vortex_fs().arg("repair").arg(outer.path()), FAILED);
+    assert!(line.contains("inner: is an archive of its own"), "{line}");
+    assert_eq!(identity(&inner.join("a.dat.vortex")).6, before.6);
+    fs::create_dir(dir.path()).unwrap();
 }
 
 #[test]
@@ -371,6 +413,11 @@ fn only_models_and_primers_that_nothing_names_are_removed() {
     unused.library().primers().note(primer, "nothing").unwrap();
     drop(unused);
     let before = copies(dir.path());
+    let told = stdout(&run(vortex_fs().arg("verify").arg(dir.path()), GOOD));
+    assert!(
+        told.contains(&format!("note: no file needs primer {primer}")),
+        "{told}"
+    );
     let line = complaint(
         vortex_fs()
             .args(["repair", "--prune"])

@@ -10,6 +10,7 @@ mod disk;
 mod names;
 mod packing;
 mod recorder;
+mod repairing;
 mod tree;
 mod world;
 mod writing;

@@ -104,6 +104,12 @@ fn damage_is_logged_once_and_shown_until_it_is_gone() {
     );
     drop(file);
 
+    // What the daemon has is repaired by nobody else, nor is what it shows.
+    let line = fails(vortex().arg("repair").arg(archive.backing()), 1);
+    assert!(line.contains("in use"), "{line}");
+    let line = fails(vortex().arg("repair").arg(archive.at("a")), 1);
+    assert!(line.contains("in a mount"), "{line}");
+
     // A new daemon knows it.
     archive.umount();
     archive.mount(&often);

@@ -113,6 +113,34 @@ fn every_changed_bit_gives_an_error_or_the_right_content_and_check_names_what_is
 }
 
 #[test]
+fn check_finds_a_change_of_every_byte_that_anything_reads() {
+    for (name, (bytes, _)) in [
+        ("live", live()),
+        ("sealed", sealed()),
+        ("upgraded", upgraded()),
+        ("started", started()),
+        ("overwritten", overwritten()),
+    ] {
+        let storage = Arc::new(MemStorage::new(bytes.clone()));
+        let summary = Segment::open(storage).unwrap().summary();
+        let unseen = (0..bytes.len()).filter(|&at| {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << (at % 8);
+            let report = check(Arc::new(MemStorage::new(bad)), |_, _, _| Ok(())).unwrap();
+            report.findings.is_empty()
+        });
+        // Dead ranges; behind the current root; between header and slots of what was born live.
+        let dead = bytes.len() - summary.live_bytes as usize;
+        let padding = match name {
+            "live" => (512 - HEADER_LEN) + (512 - 56),
+            "upgraded" | "overwritten" => 512 - 56,
+            _ => 0,
+        };
+        assert_eq!(unseen.count(), dead + padding, "{name}");
+    }
+}
+
+#[test]
 fn damage_in_one_block_is_an_error_of_that_block_only() {
     let (mut bytes, _) = sealed();
     bytes[HEADER_LEN] ^= 1;

@@ -176,6 +176,10 @@ fn the_older_root_serves_where_the_state_of_the_newest_is_lost() {
     let healing = heal(mem(bytes.clone()), &decodes);
     assert_eq!(healing.healed.last().unwrap().part, Part::Root);
     assert!(healing.healed.last().unwrap().what.contains("before"));
+    assert!(
+        healing.healed.last().unwrap().loses,
+        "it is not the last commit"
+    );
     let (lost, repaired) = repair(bytes.clone(), LostBlocks::Marked).unwrap();
     assert!(lost.is_empty());
     assert_eq!(outcome(repaired).0, older);
@@ -238,6 +242,62 @@ fn a_segment_that_begins_with_zeros_is_not_taken_for_an_empty_one() {
     let (lost, repaired) = repair(bytes, LostBlocks::Marked).unwrap();
     assert_eq!(lost, [0, 1].into());
     assert_eq!(outcome(repaired).0.blocks[&2], want.blocks[&2]);
+}
+
+/// A disk that does not give some of its sectors.
+struct BadSectors {
+    bytes: MemStorage,
+    bad: std::ops::Range<u64>,
+}
+
+impl Storage for BadSectors {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        if offset < self.bad.end && self.bad.start < offset + buf.len() as u64 {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.bytes.read_at(buf, offset)
+    }
+    fn write_all_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        unreachable!("nothing is written to a damaged file")
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        self.bytes.len()
+    }
+    fn punch_hole(&self, _: u64, _: u64) -> std::io::Result<()> {
+        unreachable!("nothing is written to a damaged file")
+    }
+    fn set_len(&self, _: u64) -> std::io::Result<()> {
+        unreachable!("nothing is written to a damaged file")
+    }
+}
+
+#[test]
+fn sectors_that_the_disk_does_not_give_cost_what_is_in_them() {
+    let storage = Arc::new(MemStorage::default());
+    let mut writer = SealedWriter::new(storage.clone(), BS).unwrap();
+    for block in 0..4 {
+        writer.push(block, &raw(&[block as u8 + 1; 700])).unwrap();
+    }
+    writer.finish(3 * u64::from(BS) + 700).unwrap();
+    let want = read_back(storage.clone()).unwrap();
+    for (bad, gone) in [(0..512, vec![0]), (1024..1536, vec![1, 2])] {
+        let bytes = MemStorage::new(storage.to_vec());
+        let healing = heal(Arc::new(BadSectors { bytes, bad }), &decodes);
+        let segment = Segment::open(healing.storage.clone()).unwrap();
+        let lost = lost_blocks(&healing.storage);
+        assert_eq!(lost, gone.iter().copied().collect());
+        let new = Arc::new(MemStorage::default());
+        let writer = SealedWriter::new(new.clone(), BS).unwrap();
+        salvage(&segment, &lost, LostBlocks::Marked, writer).unwrap();
+        let (got, _) = outcome(new.to_vec());
+        for (block, bytes) in &got.blocks {
+            assert_eq!(bytes, &want.blocks[block]);
+        }
+        assert_eq!(got.blocks.len() + gone.len(), 4);
+    }
 }
 
 #[test]

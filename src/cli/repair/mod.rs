@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use self::report::{FileReport, Fixed, Report, Status};
-use super::files::{Found, Models, walk, with_path, worker_threads};
-use super::{CliError, Outcome, Progress, print, print_json, warn};
-use crate::segment::{LostBlocks, peek};
+use super::files::{Found, Models, store_failure, walk, with_path, worker_threads};
+use super::{CliError, Outcome, Progress, print, print_json, remove_if_killed, warn};
+use crate::mount::vortex_mounts;
+use crate::segment::{LostBlocks, SegmentError, peek};
 use crate::store::damaged::{self, Record};
 use crate::store::repair::{Diagnosis, Patient, diagnose};
 use crate::store::{Access, Archive, Depth, StoreError, Thing, usage};
@@ -104,6 +106,7 @@ fn repair(path: &Path, args: &Args, report: &mut Report) -> Result<(), CliError>
     let metadata = std::fs::metadata(path).map_err(|e| CliError::io(path, &e))?;
     // Names below it are made of the path; an archive's own is absolute.
     let path = &std::fs::canonicalize(path).map_err(|e| CliError::io(path, &e))?;
+    refuse_mounted(path)?;
     let models = models(path, args)?;
     if let Some(archive) = models.archive() {
         restore_copies(archive, args, report)?;
@@ -128,7 +131,8 @@ fn repair(path: &Path, args: &Args, report: &mut Report) -> Result<(), CliError>
     for failure in failures {
         report.failed(failure);
     }
-    let segments: Vec<Found> = files.into_iter().filter(|f| f.is_segment).collect();
+    let mut segments: Vec<Found> = files.into_iter().filter(|f| f.is_segment).collect();
+    leave_other_archives(&mut segments, models.archive(), report);
     let progress = Progress::bytes(
         path.display().to_string(),
         segments.iter().map(content_len).sum(),
@@ -146,6 +150,26 @@ fn repair(path: &Path, args: &Args, report: &mut Report) -> Result<(), CliError>
     Ok(())
 }
 
+/// Takes out the files of archives below that are not the one whose lock is held.
+fn leave_other_archives(files: &mut Vec<Found>, held: Option<&Archive>, report: &mut Report) {
+    let held = held.map(Archive::root);
+    let mut roots: HashMap<PathBuf, Option<PathBuf>> = HashMap::new();
+    let mut others = BTreeSet::new();
+    files.retain(|file| {
+        let folder = file.path.parent().unwrap_or(&file.path);
+        let root = roots
+            .entry(folder.to_path_buf())
+            .or_insert_with(|| Archive::find(folder));
+        let ours = root.as_deref() == held;
+        others.extend(root.clone().filter(|_| !ours));
+        ours
+    });
+    for root in others {
+        let error = CliError::failed("is an archive of its own and was left alone").on(&root);
+        report.failed(error.remedy("name it, to repair it under its own lock"));
+    }
+}
+
 /// Bytes of a file's content, as far as its header tells.
 fn content_len(file: &Found) -> u64 {
     let summary = File::open(&file.path).ok().and_then(|f| peek(&f).ok());
@@ -155,6 +179,17 @@ fn content_len(file: &Found) -> u64 {
 /// What tells whether a file was changed, however little.
 fn stamp(m: &Metadata) -> (u64, u64, u64, i64, i64) {
     (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec())
+}
+
+/// What a mount shows are no segments.
+fn refuse_mounted(path: &Path) -> Result<(), CliError> {
+    let mounts = vortex_mounts().map_err(|e| CliError::io("/proc/self/mountinfo", &e))?;
+    match mounts.iter().find(|m| path.starts_with(&m.mountpoint)) {
+        Some(_) => Err(CliError::failed("is in a mount, and segments lie below it")
+            .on(path)
+            .remedy("unmount it and name the archive's own directory")),
+        None => Ok(()),
+    }
 }
 
 fn repair_file(
@@ -175,6 +210,11 @@ fn repair_file(
     let diagnosis = diagnose(Arc::clone(&file), path, library, depth, &add);
     match diagnosis.map_err(with_path(path))? {
         Diagnosis::Sound => Ok(FileReport::sound()),
+        Diagnosis::Hopeless(error @ SegmentError::NotASegment { .. })
+            if path.extension().is_none_or(|e| e != "vortex") =>
+        {
+            Err(store_failure(path, &error.into()))
+        }
         Diagnosis::Hopeless(error) => Ok(FileReport::hopeless(&error)),
         Diagnosis::Marked(patient) if !args.fill_zeros => {
             Ok(FileReport::of(&patient, Status::Marked))
@@ -207,6 +247,11 @@ fn replace(
 ) -> Result<PathBuf, StoreError> {
     let archive = models.archive();
     let temp = damaged::temp_for(path, archive)?;
+    let folder = match archive {
+        Some(archive) => archive.root().join(".vortex/tmp"),
+        None => path.parent().unwrap_or(path).to_path_buf(),
+    };
+    let _guard = remove_if_killed(&folder.join(temp.name()));
     patient.rebuild(&temp, fate, models.library())?;
     let record = Record::now(patient.size(), &patient.lost_bytes());
     damaged::replace(path, file, unchanged, temp, archive, record)

@@ -64,6 +64,11 @@ pub(super) struct FileReport {
     healed: Vec<String>,
     /// Ranges of the content that are lost, first byte and end.
     lost: Vec<(u64, u64)>,
+    /// Whether something may be missing that nobody can name: changes of the last commit, or a hole at the end.
+    maybe_more: bool,
+    /// What was wrong that is no block.
+    #[serde(skip)]
+    structure: Vec<String>,
     /// Whether lost ranges now read as zeros.
     pub(super) filled: bool,
     /// Where the damaged original is.
@@ -77,6 +82,8 @@ impl FileReport {
             found: Vec::new(),
             healed: Vec::new(),
             lost: Vec::new(),
+            maybe_more: false,
+            structure: Vec::new(),
             filled: false,
             original: None,
         }
@@ -111,10 +118,13 @@ impl FileReport {
     pub(super) fn of(patient: &Patient, status: Status) -> FileReport {
         let serious = patient.report().findings.iter();
         let serious = serious.filter(|f| f.severity >= Severity::Warning);
+        let structure = serious.clone().filter(|f| f.blocks.is_empty());
         let healed = patient.healed().iter();
         let pair = |r: Range<u64>| (r.start, r.end);
         FileReport {
+            structure: structure.map(|f| f.what.clone()).collect(),
             found: serious.map(|f| f.what.clone()).collect(),
+            maybe_more: patient.healed().iter().any(|h| h.loses),
             healed: healed
                 .map(|h| format!("{} at byte {}: {}", h.part, h.range.start, h.what))
                 .collect(),
@@ -128,6 +138,11 @@ impl FileReport {
         self.original = Some(original.display().to_string());
     }
 
+    /// Whether nothing is lost.
+    fn is_whole(&self) -> bool {
+        self.lost.is_empty() && !self.maybe_more
+    }
+
     fn lost_bytes(&self) -> u64 {
         self.lost.iter().map(|(start, end)| end - start).sum()
     }
@@ -135,14 +150,15 @@ impl FileReport {
     fn outcome(&self) -> Outcome {
         match self.status {
             Status::Sound => Outcome::Good,
-            Status::Repaired if self.lost.is_empty() => Outcome::Good,
+            Status::Repaired if self.is_whole() => Outcome::Good,
             Status::Repaired | Status::Marked | Status::Unreadable => Outcome::Damaged,
         }
     }
 
     /// The lines about it, each without the path.
     fn lines(&self, dry_run: bool) -> Vec<String> {
-        let mut lines: Vec<String> = self.healed.clone();
+        let mut lines = self.structure.clone();
+        lines.extend(self.healed.iter().cloned());
         let ranges = self.lost.iter();
         let ranges = ranges.map(|(start, end)| format!("bytes {start} to {}", end - 1));
         match self.status {
@@ -162,7 +178,7 @@ impl FileReport {
                     false => "are lost; reading them fails until they are written anew",
                 };
                 lines.extend(ranges.map(|r| format!("{r} {now}")));
-                let done = match (dry_run, self.lost.is_empty()) {
+                let done = match (dry_run, self.is_whole()) {
                     (true, true) => "can be repaired, nothing is lost",
                     (true, false) => "can be repaired, all else is readable",
                     (false, true) => "repaired, nothing is lost",

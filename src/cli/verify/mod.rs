@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use self::report::{Checked, Part, Report};
 use super::files::{Found, Models, store_failure, walk, worker_threads};
-use super::{CliError, Outcome, Progress, print, print_json};
+use super::{CliError, Outcome, Progress, print, print_json, show_bytes};
 use crate::segment::{Severity, peek};
-use crate::store::{Access, Depth, StoreError, verify_segment};
+use crate::store::{Access, Depth, StoreError, damaged, usage, verify_segment};
 use rayon::prelude::*;
 
 /// How often a segment is read again that was written to while it was checked.
@@ -269,5 +269,21 @@ fn check_models(
         }
         outcomes.push(outcome.unwrap_or(Outcome::Good));
     }
-    Ok(())
+    let mut notes = Vec::new();
+    // Where a segment does not open nobody knows what it needs, and that is told as damage.
+    for thing in usage::unused(archive).unwrap_or_default() {
+        let what = format!("no file needs {thing}; `vortex-fs repair --prune` removes it");
+        notes.push(Part::of_file(what));
+    }
+    let kept = damaged::kept_in(archive).map_err(|e| store_failure(path, &e))?;
+    if !kept.is_empty() {
+        let disk = kept.iter().map(|k| k.disk).sum();
+        notes.push(Part::of_file(format!(
+            "{} damaged originals are kept in .vortex/damaged and take {} of disk; \
+             `vortex-fs repair --discard-originals` removes them",
+            kept.len(),
+            show_bytes(disk)
+        )));
+    }
+    report.note(path, notes, json)
 }

@@ -95,6 +95,19 @@ impl Report {
         }
     }
 
+    /// Shows what is odd about an archive as a whole.
+    pub(super) fn note(
+        &mut self,
+        path: &Path,
+        notes: Vec<Part>,
+        json: bool,
+    ) -> Result<(), CliError> {
+        show(path, &notes, "note: ", json)?;
+        self.notes
+            .extend((!notes.is_empty()).then(|| File::new(path, notes)));
+        Ok(())
+    }
+
     /// The sum of it all.
     pub(super) fn closing_line(&self) -> String {
         let mut line = format!(

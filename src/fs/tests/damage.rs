@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::segment::{BlockEntry, Segment};
+use crate::segment::{BlockEntry, SealedWriter, Segment};
 
 /// The entries of a committed segment.
 fn entries(m: &Mounted, name: &str) -> Vec<BlockEntry> {
@@ -57,6 +57,36 @@ fn damaged_block_fails_only_reads_that_touch_it() {
         "overwritten as a whole it is well again"
     );
     m.fs.fsync(fh, false).unwrap();
+}
+
+#[test]
+fn a_block_that_a_repair_marked_as_lost_fails_reads_until_it_is_overwritten() {
+    let m = Mounted::new();
+    let content = data(2 * BLOCK, 1);
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(m.backing("a.vortex"))
+        .unwrap();
+    let mut writer = SealedWriter::new(Arc::new(file), BLOCK as u32).unwrap();
+    writer
+        .push(0, &crate::codec::encode_fresh(&content[..BLOCK]))
+        .unwrap();
+    writer.push_lost(1, BLOCK as u32).unwrap();
+    writer.finish(2 * BLOCK as u64).unwrap();
+    let block = BLOCK as u64;
+    let fh = m.open("a", RDWR);
+    eio(m.fs.read(fh, block, 1));
+    eio(m.fs.write(fh, block + 5, b"part of the lost block"));
+    assert!(m.fs.read(fh, 0, BLOCK).unwrap() == content[..BLOCK]);
+    m.fs.write(fh, 0, b"other").unwrap();
+    m.fs.fsync(fh, false).unwrap();
+    eio(m.fs.read(fh, block, 1));
+    m.fs.write(fh, block, &content[BLOCK..]).unwrap();
+    m.fs.fsync(fh, false).unwrap();
+    let again = read_anew(&m, "a").unwrap();
+    assert!(again[..5] == *b"other" && again[5..] == content[5..]);
 }
 
 #[test]
