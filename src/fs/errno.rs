@@ -131,6 +131,7 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::Cancelled => Errno::CANCELED,
         StoreError::Segment(_)
         | StoreError::UnknownFormat { .. }
+        | StoreError::DamagedFormat(_)
         | StoreError::MissingModel(_)
         | StoreError::MissingPrimer(_)
         | StoreError::BadPrimer { .. }

@@ -97,7 +97,7 @@ impl Archive {
     /// Opens the archive at `root`. For [`Access::Read`] a directory without `.vortex` is taken as it is.
     ///
     /// # Errors
-    /// `NotAnArchive`, `Busy` if another writer has it, `UnknownFormat`, I/O errors.
+    /// `NotAnArchive`, `Busy` if another writer has it, `UnknownFormat`, `DamagedFormat`, I/O errors.
     pub fn open(root: &Path, access: Access) -> Result<Archive, StoreError> {
         let fail = |e: io::Error| StoreError::Io {
             path: root.to_path_buf(),
@@ -255,13 +255,16 @@ fn check_format(private: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> 
         .map_err(StoreError::io(path.join(PRIVATE_DIR).join(FORMAT_FILE)))?;
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().next().unwrap_or_default();
-    if line == format!("vortex-fs {FORMAT}") {
-        Ok(())
-    } else {
-        Err(StoreError::UnknownFormat {
+    let version = line.strip_prefix("vortex-fs ").map(str::parse::<u32>);
+    match version {
+        Some(Ok(FORMAT)) => Ok(()),
+        Some(Ok(_)) => Err(StoreError::UnknownFormat {
             path: path.to_path_buf(),
             found: line.to_string(),
-        })
+        }),
+        _ => Err(StoreError::DamagedFormat(
+            path.join(PRIVATE_DIR).join(FORMAT_FILE),
+        )),
     }
 }
 
@@ -309,6 +312,12 @@ mod tests {
             matches!(&error, StoreError::UnknownFormat { found, .. } if found == "vortex-fs 99"),
             "{error}"
         );
+        for damaged in ["", "vortex-fs \n", "vortex-fr 0\n", "vortex-fs q\n"] {
+            std::fs::write(dir.path().join(".vortex/format"), damaged).unwrap();
+            let error = Archive::open(dir.path(), Access::Read).unwrap_err();
+            assert!(matches!(error, StoreError::DamagedFormat(_)), "{error}");
+            assert!(error.to_string().contains("`vortex-fs 0`"), "{error}");
+        }
     }
 
     #[test]

@@ -173,6 +173,8 @@ impl Place {
 /// Puts a repaired file in the place of the damaged one at `path`, which is open as `original`, and answers where that is kept.
 /// The repaired file gets all of its attributes. `unchanged` says whether the damaged file is still the one that was repaired.
 ///
+/// No two calls for one archive, or one file, may run at a time.
+///
 /// # Errors
 /// `SeveralNames`, `Attributes`, `Changed`, I/O errors. The damaged file then still has its name.
 pub fn replace(

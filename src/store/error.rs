@@ -36,6 +36,12 @@ pub enum StoreError {
         /// First line of its format file.
         found: String,
     },
+    /// The archive's format file does not say which version made it.
+    #[error(
+        "{0}: is damaged; if this version made the archive, write the line `vortex-fs {format}` to it",
+        format = super::archive::FORMAT
+    )]
+    DamagedFormat(PathBuf),
     /// A block names a model that is neither in the archive nor built in.
     #[error(
         "model {0} is missing; copy its file into the archive's .vortex/models, or name it with --profile"
@@ -182,6 +188,7 @@ impl StoreError {
             StoreError::Decode { .. }
             | StoreError::Checksum { .. }
             | StoreError::NoStart(_)
+            | StoreError::DamagedFormat(_)
             | StoreError::BadPrimer { .. } => true,
             StoreError::Start { source, .. } => source.is_damage(),
             _ => false,

@@ -248,6 +248,40 @@ fn originals_beside_a_file_are_numbered_and_other_files_stay() {
 }
 
 #[test]
+fn many_files_are_repaired_at_once_and_all_originals_kept() {
+    let (dir, first) = archive(&noise(2 * BLOCK));
+    spoil(&first, entries(&first)[1].offset, 9);
+    let damaged = fs::read(&first).unwrap();
+    for name in ["b", "c", "d", "e", "f", "g", "h"] {
+        fs::write(dir.path().join(format!("{name}.vortex")), &damaged).unwrap();
+    }
+    let report = repair(&["--jobs", "8"], dir.path(), DAMAGED);
+    let repaired = report["damaged"].as_array().unwrap();
+    assert_eq!(
+        (repaired.len(), &report["failed"]),
+        (8, &serde_json::json!([]))
+    );
+    let kept = dir.path().join(".vortex/damaged");
+    assert_eq!(names_in(&kept).len(), 16);
+    for entry in repaired {
+        assert_eq!(
+            fs::read(entry["original"].as_str().unwrap()).unwrap(),
+            damaged
+        );
+    }
+    let mut files = Vec::new();
+    for name in names_in(&kept).iter().filter(|n| n.ends_with("json")) {
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(kept.join(name)).unwrap()).unwrap();
+        files.push(record["file"].as_str().unwrap().to_owned());
+    }
+    files.sort();
+    assert_eq!((files.len(), &files[0][..]), (8, "a.dat.vortex"));
+    files.dedup();
+    assert_eq!(files.len(), 8, "each record is that of another file");
+}
+
+#[test]
 fn an_interrupted_repair_is_finished_by_the_next_one() {
     let content = records(2 * BLOCK);
     let (dir, segment) = archive(&content);

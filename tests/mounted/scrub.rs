@@ -82,6 +82,8 @@ fn damage_is_logged_once_and_shown_until_it_is_gone() {
     fs::write(archive.at("b"), &content).unwrap();
     archive.umount();
     spoil(&archive, "a.vortex", 1);
+    let model = format!(".vortex/models/{}.safetensors", "5".repeat(32));
+    fs::write(archive.backing().join(&model), "no model").unwrap();
     let often = ["--scrub", "0.000001"];
     archive.mount(&often);
     pass(&archive);
@@ -90,7 +92,10 @@ fn damage_is_logged_once_and_shown_until_it_is_gone() {
     assert!(lines[0].contains("bytes 65536 to 131071"), "{lines:?}");
     assert!(said(&archive, "b.vortex").is_empty());
     let now = status(&archive);
-    assert_eq!((now.files, now.damaged), (2, 1), "{now:?}");
+    // The model's second copy is missing, too.
+    assert_eq!((now.files, now.damaged), (2, 3), "{now:?}");
+    assert_eq!(said(&archive, &model).len(), 1);
+    fs::remove_file(archive.backing().join(&model)).unwrap();
     assert!(now.finished.is_some());
     // Only reads of that block fail.
     let file = fs::File::open(archive.at("a")).unwrap();
@@ -141,6 +146,7 @@ fn it_goes_on_where_it_was_and_rests_until_it_is_due() {
         r#"{"after":"a.vortex","files":1,"bytes":10,"finished":5}"#,
     )
     .unwrap();
+    // What an earlier pass checked before it went on to the files is checked again by the next one only.
     archive.mount(&["--scrub", "1000"]);
     until("the pass ends", || {
         let now = status(&archive);

@@ -29,6 +29,7 @@ pub fn store_failure(path: &Path, error: &StoreError) -> CliError {
         StoreError::MissingPrimer(id) => CliError::failed(format!("primer {id} is needed and not here"))
             .on(path)
             .remedy("name a file with its bytes with --primer FILE, or copy its file into .vortex/primers of the archive"),
+        StoreError::DamagedFormat(_) => CliError::damaged(error.to_string()),
         damage if damage.is_damage() => {
             CliError::damaged(damage.to_string()).on(path).remedy(DAMAGE_REMEDY)
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -137,8 +137,8 @@ fn repair(path: &Path, args: &Args, report: &mut Report) -> Result<(), CliError>
         path.display().to_string(),
         segments.iter().map(content_len).sum(),
     );
-    // Those that are sound are found side by side; the others are repaired one after the other.
-    let work = |file: &Found| repair_file(&file.path, &models, args, &progress);
+    let turn = Mutex::new(());
+    let work = |file: &Found| repair_file(&file.path, &models, args, &turn, &progress);
     let done: Vec<_> = segments.par_iter().map(work).collect();
     drop(progress);
     for (file, done) in segments.into_iter().zip(done) {
@@ -196,6 +196,7 @@ fn repair_file(
     path: &Path,
     models: &Models,
     args: &Args,
+    turn: &Mutex<()>,
     progress: &Progress,
 ) -> Result<FileReport, CliError> {
     let library = models.library();
@@ -229,7 +230,7 @@ fn repair_file(
             if !args.dry_run {
                 let unchanged =
                     || std::fs::symlink_metadata(path).is_ok_and(|now| stamp(&now) == before);
-                let kept = replace(path, &file, &unchanged, &patient, fate, models);
+                let kept = replace(path, &file, &unchanged, &patient, fate, models, turn);
                 report.keep(&kept.map_err(with_path(path))?);
             }
             Ok(report)
@@ -244,6 +245,7 @@ fn replace(
     patient: &Patient,
     fate: LostBlocks,
     models: &Models,
+    turn: &Mutex<()>,
 ) -> Result<PathBuf, StoreError> {
     let archive = models.archive();
     let temp = damaged::temp_for(path, archive)?;
@@ -253,6 +255,8 @@ fn replace(
     };
     let _guard = remove_if_killed(&folder.join(temp.name()));
     patient.rebuild(&temp, fate, models.library())?;
+    // The numbers of kept originals are given one after the other.
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let record = Record::now(patient.size(), &patient.lost_bytes());
     damaged::replace(path, file, unchanged, temp, archive, record)
 }
