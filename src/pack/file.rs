@@ -11,6 +11,7 @@ use crate::codec;
 use crate::engine::Model;
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
 use crate::segment::{Form, Summary};
+use crate::store::twins::BOTH;
 use crate::store::{
     BlockSource, Cancel, Encoding, KeyRun, Primer, Profile, SealOptions, StoreError, seal,
 };
@@ -60,6 +61,38 @@ impl Encoder {
         &self.profile.model
     }
 
+    /// Bytes that the archive's copies of the model will take, as far as they are not there.
+    pub(super) fn unstored_model(&self, fs: &Fs) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for copy in BOTH {
+            if !fs
+                .archive()
+                .models()
+                .condition(self.profile.id(), copy)?
+                .is_good()
+            {
+                bytes += self.profile.bytes.len() as u64 + DISK_BLOCK;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What is said of a file that is left as it is; none of one that is to be encoded.
+    pub(super) fn leaves(&self, snapshot: &Snapshot<'_>) -> Result<Option<Done>, FsError> {
+        Ok(match snapshot.summary() {
+            Some(segment) if self.made(snapshot, &segment)? => {
+                Some(Done::new(FileOutcome::Already))
+            }
+            None if snapshot.links() > 1 => Some(Done::why(
+                FileOutcome::Left,
+                "a plain file with several names stays plain",
+            )),
+            None if snapshot.len() <= DISK_BLOCK => Some(Done::new(FileOutcome::Left)),
+            Some(_) if snapshot.is_empty() => Some(Done::new(FileOutcome::Left)),
+            _ => None,
+        })
+    }
+
     /// Whether a segment is what this encoder would make of it.
     pub(super) fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
         let own_models = snapshot.models().iter().all(|&id| id == self.profile.id());
@@ -82,7 +115,7 @@ pub(super) struct How<'a> {
 }
 
 /// What became of a file: how it went, its exact bytes now, and why.
-struct Done {
+pub(super) struct Done {
     outcome: FileOutcome,
     after: Option<u64>,
     worked: bool,
@@ -187,23 +220,12 @@ fn encode(
     primer: Option<&Primer>,
     how: How<'_>,
 ) -> Result<Option<Done>, FsError> {
+    if let Some(left) = encoder.leaves(&snapshot)? {
+        return Ok(Some(left));
+    }
     let segment = snapshot.summary();
-    match &segment {
-        Some(segment) if encoder.made(&snapshot, segment)? => {
-            return Ok(Some(Done::new(FileOutcome::Already)));
-        }
-        None if snapshot.links() > 1 => {
-            return Ok(Some(Done::why(
-                FileOutcome::Left,
-                "a plain file with several names stays plain",
-            )));
-        }
-        None if snapshot.len() <= DISK_BLOCK => return Ok(Some(Done::new(FileOutcome::Left))),
-        Some(_) if snapshot.is_empty() => return Ok(Some(Done::new(FileOutcome::Left))),
-        Some(_) if snapshot.links() > 1 => {
-            return encode_in_place(fs, &snapshot, encoder, how).map(Some);
-        }
-        _ => {}
+    if segment.is_some() && snapshot.links() > 1 {
+        return encode_in_place(fs, &snapshot, encoder, how).map(Some);
     }
     let before = exact_bytes(&snapshot);
     let plain_disk = plain_bytes(&snapshot).next_multiple_of(DISK_BLOCK);
@@ -370,8 +392,8 @@ fn exact_bytes(snapshot: &Snapshot<'_>) -> u64 {
 }
 
 /// What the file takes, or would take, as a plain file: its length without holes, as far as they are known.
-fn plain_bytes(snapshot: &Snapshot<'_>) -> u64 {
-    const STEP: u64 = 1 << 20;
+pub(super) fn plain_bytes(snapshot: &Snapshot<'_>) -> u64 {
+    const STEP: u64 = 64 << 10;
     let (mut bytes, mut at) = (0, 0);
     // An index that cannot be read is found out soon enough.
     while let Ok(Some(data)) = snapshot.next_data(at) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::file::{Encoder, How, encode_file};
 use super::primers::choose;
 use super::protocol::FileOutcome;
+use super::room::{Group, Plan};
 use super::walk::{Target, walk};
 use super::{Defaults, PackError};
 use crate::fs::{Fs, Time};
@@ -143,8 +144,25 @@ impl Packer {
             cancel: &self.shared.cancel,
             tell: &|_| (),
         };
-        let choice = choose(&self.fs, &idle, &encoder, how);
+        let choice = choose(&self.fs, &idle, &encoder, 0, how);
         for target in idle {
+            let alone = Group {
+                targets: vec![&target],
+                at_once: 1,
+            };
+            let plan = Plan {
+                fs: &self.fs,
+                encoder: Some(&encoder),
+                groups: vec![alone],
+            };
+            match plan.check() {
+                Ok(_) => {}
+                Err(error @ PackError::NoSpace { .. }) => {
+                    log::debug!("not packed: {error}");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             let primer = choice.of(&target.path);
             let Some(report) = encode_file(&self.fs, &target, &encoder, primer, how) else {
                 return Err(PackError::Cancelled);

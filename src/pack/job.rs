@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::file::{Encoder, How, decode_file, encode_file};
 use super::primers::{Choice, choose};
 use super::protocol::{Event, FileOutcome, FileReport, Job, Summary, escape, unescape};
+use super::room::{Group, Plan};
 use super::walk::{Target, walk};
 use super::{Defaults, Direction, PackError};
 use crate::fs::{Fs, FsError};
@@ -55,7 +56,21 @@ pub fn run(
     let paths: Vec<PathBuf> = job.paths.iter().map(|p| unescape(p)).collect();
     let mut unreadable = |dir: &Path, error: &FsError| report(unreadable(dir, error));
     let targets = walk(fs, &paths, cancel, &mut unreadable)?;
-    check_space(fs, &targets)?;
+    let is_large = large_with(threads, encoder.as_ref());
+    let needed = match (direction, job.dry_run) {
+        // It only adds up.
+        (Direction::Unpack, true) => 0,
+        _ => {
+            let (large, small) = targets.iter().partition(|t| is_large(t));
+            let group = |targets, at_once| Group { targets, at_once };
+            let plan = Plan {
+                fs,
+                encoder: encoder.as_ref(),
+                groups: vec![group(large, 1), group(small, threads)],
+            };
+            plan.check()?
+        }
+    };
     let bytes = targets.iter().map(|t| units(t, direction)).sum();
     let files = targets.len() as u64;
     say(Event::Plan { files, bytes });
@@ -67,7 +82,7 @@ pub fn run(
                 cancel,
                 tell: &|_| (),
             };
-            choose(fs, &targets, encoder, how)
+            choose(fs, &targets, encoder, needed, how)
         }
         None => Choice::default(),
     };
@@ -86,6 +101,13 @@ pub fn run(
     summary.seconds = begun.elapsed().as_secs_f64();
     summary.cancelled = cancel.is_cancelled();
     Ok(summary)
+}
+
+/// Whether a file is worked on by all threads together, and not by one beside others.
+fn large_with(threads: usize, encoder: Option<&Encoder>) -> impl Fn(&Target) -> bool + use<> {
+    let block = encoder.map_or(DEFAULT_BLOCK, |e| e.block_size);
+    let from = u64::from(block) * BLOCKS_PER_THREAD * threads as u64;
+    move |target| threads > 1 && target.attr.size >= from
 }
 
 /// Units of progress that a file is: packing encodes each byte and then compares it, unpacking only decodes.
@@ -109,28 +131,6 @@ fn unreadable(dir: &Path, error: &FsError) -> FileReport {
     }
 }
 
-/// Whether the file with the largest new form has room for it beside its old one.
-fn check_space(fs: &Fs, targets: &[Target]) -> Result<(), PackError> {
-    let Some(largest) = targets.iter().max_by_key(|t| t.attr.size) else {
-        return Ok(());
-    };
-    let stat = fs.statfs()?;
-    let free = stat.bavail.saturating_mul(u64::from(stat.frsize));
-    // A sparse file needs no more than its data does.
-    let needed = largest
-        .attr
-        .size
-        .min(largest.attr.blocks.saturating_mul(512).saturating_mul(64));
-    if needed <= free {
-        return Ok(());
-    }
-    Err(PackError::NoSpace {
-        path: largest.path.clone(),
-        needed,
-        free,
-    })
-}
-
 struct Work<'a> {
     fs: &'a Fs,
     /// None to unpack.
@@ -146,14 +146,9 @@ struct Work<'a> {
 impl Work<'_> {
     /// Large files one after another with all threads, then small ones with a thread each.
     fn run(&self, targets: Vec<Target>) {
-        let block = self
-            .encoder
-            .as_ref()
-            .map_or(DEFAULT_BLOCK, |e| e.block_size);
-        let large_from = u64::from(block) * BLOCKS_PER_THREAD * self.threads as u64;
         let (large, mut small): (Vec<_>, Vec<_>) = targets
             .into_iter()
-            .partition(|t| self.threads > 1 && t.attr.size >= large_from);
+            .partition(large_with(self.threads, self.encoder.as_ref()));
         for target in &large {
             self.one(target, self.threads);
         }

@@ -14,6 +14,7 @@ mod paced;
 mod plain;
 mod primers;
 pub mod protocol;
+mod room;
 pub mod scrub;
 mod walk;
 
@@ -73,15 +74,16 @@ pub enum PackError {
     /// The archive fails.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// The largest file's new form might not fit beside its old one.
+    /// New forms might not fit beside the old ones.
     #[error(
-        "{}: needs up to {needed} bytes beside the old form, and only {free} are free; free some space first",
+        "{}: with what is dealt with beside it, it needs up to {needed} bytes more than what is there, and only {free} are free; \
+         free some space first",
         path.display()
     )]
     NoSpace {
         /// The largest file.
         path: PathBuf,
-        /// Bytes that it may need.
+        /// Bytes that the job may need at one moment.
         needed: u64,
         /// Bytes that there are.
         free: u64,

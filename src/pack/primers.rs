@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::file::{DISK_BLOCK, Encoder, How, in_pool};
+use super::room::free;
 use super::walk::Target;
 use crate::codec::{self, Start};
 use crate::fs::{Fs, Snapshot};
@@ -57,7 +58,15 @@ impl Choice {
 
 /// Chooses primers for files. A new one is kept in the archive, unless this is a dry run. A kind for which that fails does
 /// without; what is wrong with a file is found when it is packed.
-pub(super) fn choose(fs: &Fs, targets: &[Target], encoder: &Encoder, how: How<'_>) -> Choice {
+///
+/// Of the disk's room `needed` bytes are left alone.
+pub(super) fn choose(
+    fs: &Fs,
+    targets: &[Target],
+    encoder: &Encoder,
+    needed: u64,
+    how: How<'_>,
+) -> Choice {
     if !encoder.primers {
         return Choice::default();
     }
@@ -79,7 +88,9 @@ pub(super) fn choose(fs: &Fs, targets: &[Target], encoder: &Encoder, how: How<'_
         if how.cancel.is_cancelled() {
             return Choice::default();
         }
-        match in_pool(how.threads, || choose_for(fs, &kind, &files, encoder, how)) {
+        match in_pool(how.threads, || {
+            choose_for(fs, &kind, &files, encoder, needed, how)
+        }) {
             Ok(Some(primer)) => {
                 log::info!(
                     "{} files of kind {kind} start from primer {}",
@@ -103,6 +114,7 @@ fn choose_for(
     kind: &str,
     files: &[File<'_>],
     encoder: &Encoder,
+    needed: u64,
     how: How<'_>,
 ) -> Result<Option<Primer>, StoreError> {
     let library = fs.archive().library();
@@ -165,6 +177,9 @@ fn choose_for(
     let primers = library.primers();
     let id = if how.dry_run {
         primers.offer(&sample)
+    } else if !has_room(fs, needed, stored) {
+        log::info!("no primer for files of kind {kind}: the disk is too full for it");
+        return Ok(None);
     } else {
         let id = primers.add(&sample)?;
         primers.note(id, kind)?;
@@ -172,6 +187,12 @@ fn choose_for(
     };
     let state = library.primed(id)?;
     Ok(Some(Primer { id, state }))
+}
+
+/// Whether the two copies of a primer of `stored` bytes leave `needed` bytes alone.
+fn has_room(fs: &Fs, needed: u64, stored: u64) -> bool {
+    let with = needed.saturating_add(2 * (stored + 2 * DISK_BLOCK));
+    free(fs).is_ok_and(|free| with <= free)
 }
 
 /// Stored bytes for each byte of content, with a primer and without, over all that was tried.

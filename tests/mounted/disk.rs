@@ -1,7 +1,7 @@
 //! A small ext4 of its own, for an archive that runs full or loses power. Needs root and a loop device. Its image lies in
 //! memory, so that tests do not wait for the machine's disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,7 +33,9 @@ impl Disk {
         let made = quiet(tmpfs.args(["-t", "tmpfs", "none"]).arg(disk.memory())) && {
             let image = File::create(disk.image()).expect("create");
             image.set_len(mebibytes << 20).expect("set_len");
-            quiet(Command::new("mkfs.ext4").arg("-q").arg(disk.image())) && disk.mount()
+            // Nothing is kept for root, who would otherwise find room on a full disk.
+            let mut mkfs = Command::new("mkfs.ext4");
+            quiet(mkfs.args(["-q", "-m", "0"]).arg(disk.image())) && disk.mount()
         };
         if !made {
             println!("skipped: no loop device, or not root");
@@ -73,14 +75,19 @@ impl Disk {
         assert!(unmounted && self.mount(), "the disk is in use");
     }
 
-    /// Takes all of its space but about `left` bytes, until [`Disk::free`].
+    /// Takes all of its space, or what is left of it, but about `left` bytes, until [`Disk::free`].
     #[track_caller]
     pub fn fill(&self, left: u64) {
-        let mut filler = File::create(self.path().join("filler")).expect("create");
-        let piece = vec![0x5a; 4096];
-        while self.available() > left && filler.write_all(&piece).is_ok() {}
-        let _ = filler.sync_all();
-        while self.available() > left && filler.write_all(&piece).is_ok() {}
+        let path = self.path().join("filler");
+        let filler = OpenOptions::new().append(true).create(true).open(path);
+        let mut filler = filler.expect("create");
+        for size in [1 << 20, 4096] {
+            let piece = vec![0x5a; size];
+            while self.available() >= left + size as u64 && filler.write_all(&piece).is_ok() {}
+            // What it takes for certain is known only then.
+            let _ = filler.sync_all();
+            while self.available() >= left + size as u64 && filler.write_all(&piece).is_ok() {}
+        }
     }
 
     /// Gives back what [`Disk::fill`] took.

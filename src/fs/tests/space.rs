@@ -122,3 +122,41 @@ fn failed_store_is_told_once_and_tried_again() {
     assert!(fs.read(fh, 0, 1 << 20).unwrap() == content);
     fs.abandon();
 }
+
+#[test]
+fn model_that_does_not_fit_leaves_nothing_behind_and_is_stored_when_it_does() {
+    let Some(small) = Small::new("2m") else {
+        return;
+    };
+    Archive::init(small.dir.path()).unwrap();
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let filler = small.dir.path().join("filler");
+    let kept = |dir: &str| {
+        std::fs::read_dir(small.dir.path().join(dir))
+            .unwrap()
+            .count()
+    };
+    // Room for none of it, for a part, and for the first copy only.
+    for room in [0, 100 << 10, 400 << 10] {
+        let mut bytes = (2 << 20) - room;
+        while std::fs::write(&filler, noise(bytes)).is_err() {
+            bytes -= 4096;
+        }
+        let models = archive.models();
+        let profile = models.profile("fast").unwrap();
+        let error = models.store(&profile).unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::NOSPC.raw_os_error())
+        );
+        assert!(
+            kept(".vortex/models") + kept(".vortex/copies") <= 1,
+            "{room}"
+        );
+    }
+    std::fs::remove_file(filler).unwrap();
+    let models = archive.models();
+    let profile = models.profile("fast").unwrap();
+    models.store(&profile).unwrap();
+    assert_eq!((kept(".vortex/models"), kept(".vortex/copies")), (1, 1));
+}
