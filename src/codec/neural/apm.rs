@@ -1,5 +1,6 @@
 //! Adaptive probability maps: a learned correction of the final probability, per small context.
 
+use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
 
 const BINS: usize = 25;
@@ -53,7 +54,7 @@ impl Apm {
         let at = (x.clamp(-LIMIT, LIMIT) + 12 * WIDTH) as u32;
         let low = (at >> SHIFT) & 31;
         let fraction = (at & (WIDTH as u32 - 1)) as i32;
-        let context = context.wrapping_mul(0x9e37_79b1) >> (32 - ROWS_LOG2);
+        let context = row(context) as u32;
         let row = &self.curves[context as usize].0;
         let (a, b) = (
             i32::from(row[low as usize]),
@@ -70,6 +71,14 @@ impl Apm {
         )
     }
 
+    /// Asks for the probabilities of `context` ahead of [`Apm::refine`].
+    #[inline(always)]
+    pub(super) fn prefetch<K: Kernel>(&self, k: K, context: u32) {
+        if let Some(curve) = self.curves.get(row(context)) {
+            k.prefetch(curve);
+        }
+    }
+
     /// Moves both ends of the cell towards bit `y`.
     #[inline(always)]
     pub(super) fn update(&mut self, cell: Cell, y: u32, shift: u32) {
@@ -82,4 +91,10 @@ impl Apm {
             row[i] = (p + ((target - p) >> shift)) as u16;
         }
     }
+}
+
+/// The row of `context`.
+#[inline(always)]
+fn row(context: u32) -> usize {
+    (context.wrapping_mul(0x9e37_79b1) >> (32 - ROWS_LOG2)) as usize
 }

@@ -22,8 +22,7 @@ pub(super) fn sizes(kind: Kind) -> Sizes {
 /// Bytes that small selectors use, besides the hashes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Near {
-    /// Byte that the alignment pointer stands at (0: none) and the pointer's state.
-    pub(super) aligned: u8,
+    /// State of the alignment pointer; 0: none.
     pub(super) trust: u8,
     /// Byte above (one record up, or the same place in the field above).
     pub(super) above: u8,
@@ -41,17 +40,16 @@ fn hash(c: usize, value: u64) -> u32 {
     ((x ^ x >> 29).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
 }
 
-/// Fills `out` with the hashes of lane `lane`'s contexts before its byte `t`.
+/// Fills `out` with the hashes of lane `lane`'s contexts before its next byte.
 #[inline(always)]
 pub(super) fn contexts(
     lane: &Lane,
     block: &[u8],
-    t: usize,
     finder: &Finder,
     plan: &Plan,
     out: &mut [u32; CONTEXTS],
 ) -> Near {
-    let pos = lane.start + t;
+    let pos = lane.start + lane.t;
     let past = lane.past;
     let p = |i: u32| (past >> (8 * (i - 1))) & 0xff;
     let low = |n: u32| past & ((1u64 << (8 * n)) - 1);
@@ -71,13 +69,9 @@ pub(super) fn contexts(
             0
         };
         trust = 1 + u64::from(lane.misses.min(3));
-        let known = (block.len() - q).min(4);
+        let known = (finder.known(q) - q).min(4);
         for j in 0..known {
-            ahead |= if finder.knows(q, j, t) {
-                u64::from(block[q + j]) << (8 * j)
-            } else {
-                0
-            };
+            ahead |= u64::from(block[q + j]) << (8 * j);
         }
     }
     let ok = u64::from(trust > 0);
@@ -87,7 +81,6 @@ pub(super) fn contexts(
     let extrapolated = delta(2 * a, aa);
 
     let mut near = Near {
-        aligned: a as u8,
         trust: trust as u8,
         above: 0,
         column: 0,

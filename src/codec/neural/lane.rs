@@ -1,6 +1,6 @@
 //! What one lane knows about its past: previous bytes, words, fields, matches and the alignment pointer.
 
-use super::plan::{Kind, Plan};
+use super::plan::{Kind, MAX_LANES, Plan};
 
 /// Fields remembered per line.
 const FIELDS: usize = 64;
@@ -22,6 +22,8 @@ pub(super) struct Lane {
     /// Position of its first byte, and how many bytes it has.
     pub(super) start: usize,
     pub(super) len: usize,
+    /// How many of its bytes are done.
+    pub(super) t: usize,
     /// The last eight bytes, the newest lowest.
     pub(super) past: u64,
     /// Hash of the letters and digits since the last other byte, and of the word before.
@@ -43,6 +45,8 @@ pub(super) struct Lane {
     pub(super) aligned: u32,
     pub(super) misses: u32,
     pub(super) followed: u32,
+    /// Whether the last guesses were right, the newest lowest.
+    pub(super) outcomes: u32,
 }
 
 impl Lane {
@@ -51,6 +55,7 @@ impl Lane {
             begin: start,
             start,
             len,
+            t: 0,
             past: 0,
             word: 0,
             word_before: 0,
@@ -67,6 +72,7 @@ impl Lane {
             aligned: NONE,
             misses: 0,
             followed: 0,
+            outcomes: 0,
         }
     }
 
@@ -95,11 +101,18 @@ impl Lane {
         Some(at.min(last.saturating_sub(1)))
     }
 
+    /// How far to trust a match of its length, as a number below 28.
+    #[inline(always)]
+    pub(super) fn match_level(&self) -> u32 {
+        (self.match_len.min(15) + self.match_len.min(400) / 32).min(27)
+    }
+
     /// Goes on as the first lane of a block, with `len` bytes at `start`: it knows all that was seen.
     pub(super) fn resume(&mut self, start: usize, len: usize) {
         self.begin = 0;
         self.start = start;
         self.len = len;
+        self.t = 0;
         self.matched = NONE;
         self.match_len = 0;
     }
@@ -126,6 +139,8 @@ pub(super) struct Finder {
     /// Bytes before the block, and the length of every lane but the last.
     seen: usize,
     whole: usize,
+    /// Up to which position the bytes of each lane are known.
+    done: [usize; MAX_LANES],
 }
 
 impl Finder {
@@ -136,6 +151,7 @@ impl Finder {
             trail: Vec::new(),
             seen: 0,
             whole: 1,
+            done: [0; MAX_LANES],
         }
     }
 
@@ -161,6 +177,9 @@ impl Finder {
         self.trail.resize(seen + len, NONE);
         self.seen = seen;
         self.whole = whole.max(1);
+        for (l, done) in self.done.iter_mut().enumerate() {
+            *done = seen + l * whole;
+        }
     }
 
     /// Bytes that the tables take.
@@ -168,16 +187,20 @@ impl Finder {
         4 * (self.matches.len() + self.aims.len() + self.trail.capacity())
     }
 
-    /// Whether byte `q + j` is known before step `t`, `q` being a pointer's position.
+    /// Up to where bytes are known from position `q` on, as far as its lane goes: `q` itself if it is not.
     #[inline(always)]
-    pub(super) fn knows(&self, q: usize, j: usize, t: usize) -> bool {
-        if q + j < self.seen {
-            true
-        } else if q < self.seen {
-            q + j - self.seen < t
-        } else {
-            j == 0 || (q - self.seen) % self.whole + j < t
+    pub(super) fn known(&self, q: usize) -> usize {
+        if q < self.seen {
+            return self.seen;
         }
+        let l = ((q - self.seen) as u32 / self.whole as u32) as usize;
+        self.done[l.min(MAX_LANES - 1)].max(q)
+    }
+
+    /// Whether a pointer may stand at `q`.
+    #[inline(always)]
+    fn is_known(&self, q: u32) -> bool {
+        q != NONE && self.known(q as usize) > q as usize
     }
 
     /// How many bytes before `q` equal those before `p`, within their lanes, at most `max`.
@@ -193,49 +216,51 @@ impl Finder {
             .count()
     }
 
-    /// All lanes have their byte `t`: follow, look up, and then (after all lanes looked) insert.
-    pub(super) fn step(&mut self, lanes: &mut [Lane], block: &[u8], t: usize, plan: &Plan) {
-        for lane in lanes.iter_mut().filter(|l| t < l.len) {
-            let pos = lane.start + t;
-            let y = block[pos];
-            lane.past = lane.past << 8 | u64::from(y);
-            if y.is_ascii_alphanumeric() || y >= 128 {
-                lane.word = (lane.word.wrapping_add(u32::from(y))).wrapping_mul(0x2f0b_4c47);
-            } else if lane.word != 0 {
-                lane.word_before = lane.word;
-                lane.word = 0;
-            }
-            if plan.kind == Kind::Text {
-                lane.text_byte(y, pos);
-            }
-            self.follow(lane, block, pos, y);
-            if pos + 1 >= lane.begin + AIM && (lane.aligned == NONE || lane.misses > 0) {
-                let q = self.aims[key(lane.past, AIM)];
-                if q != NONE && self.agreement(block, q as usize, pos + 1, lane.begin, AIM) >= AIM {
-                    lane.aligned = q;
-                    lane.misses = 0;
-                    lane.followed = 0;
-                }
-            }
-            if pos + 1 >= lane.begin + MATCH && lane.matched == NONE {
-                let q = self.matches[key(lane.past, MATCH)];
-                if q != NONE {
-                    let n = self.agreement(block, q as usize, pos + 1, lane.begin, 32);
-                    if n >= MATCH {
-                        lane.matched = q;
-                        lane.match_len = n as u32;
-                    }
-                }
+    /// Lane `l` has its next byte: follow the pointers, aim those that are lost, and let others find this place.
+    pub(super) fn step(&mut self, lane: &mut Lane, l: usize, block: &[u8], plan: &Plan) {
+        let pos = lane.start + lane.t;
+        lane.t += 1;
+        self.done[l] = pos + 1;
+        let y = block[pos];
+        lane.past = lane.past << 8 | u64::from(y);
+        if y.is_ascii_alphanumeric() || y >= 128 {
+            lane.word = (lane.word.wrapping_add(u32::from(y))).wrapping_mul(0x2f0b_4c47);
+        } else if lane.word != 0 {
+            lane.word_before = lane.word;
+            lane.word = 0;
+        }
+        if plan.kind == Kind::Text {
+            lane.text_byte(y, pos);
+        }
+        self.follow(lane, block, pos, y);
+        if lane.t == lane.len {
+            return;
+        }
+        let next = pos + 1;
+        if next >= lane.begin + AIM {
+            let key = key(lane.past, AIM);
+            let q = self.aims[key];
+            self.aims[key] = next as u32;
+            let lost = lane.aligned == NONE || lane.misses > 0;
+            if lost
+                && self.is_known(q)
+                && self.agreement(block, q as usize, next, lane.begin, AIM) >= AIM
+            {
+                lane.aligned = q;
+                lane.misses = 0;
+                lane.followed = 0;
             }
         }
-        for lane in lanes.iter().filter(|l| t + 1 < l.len) {
-            let next = (lane.start + t + 1) as u32;
-            let past = lane.start + t + 1 - lane.begin;
-            if past >= AIM {
-                self.aims[key(lane.past, AIM)] = next;
-            }
-            if past >= MATCH {
-                self.matches[key(lane.past, MATCH)] = next;
+        if next >= lane.begin + MATCH {
+            let key = key(lane.past, MATCH);
+            let q = self.matches[key];
+            self.matches[key] = next as u32;
+            if lane.matched == NONE && self.is_known(q) {
+                let n = self.agreement(block, q as usize, next, lane.begin, 32);
+                if n >= MATCH {
+                    lane.matched = q;
+                    lane.match_len = n as u32;
+                }
             }
         }
     }
@@ -243,17 +268,13 @@ impl Finder {
     #[inline(always)]
     fn follow(&mut self, lane: &mut Lane, block: &[u8], pos: usize, y: u8) {
         if lane.matched != NONE {
-            if block[lane.matched as usize] == y {
-                lane.matched += 1;
-                lane.match_len = (lane.match_len + 1).min(65535);
-            } else {
+            let right = block[lane.matched as usize] == y;
+            lane.matched += 1;
+            lane.match_len = (lane.match_len + 1).min(65535);
+            if !right || !self.is_known(lane.matched) {
                 lane.matched = NONE;
                 lane.match_len = 0;
             }
-        }
-        if lane.matched as usize == block.len() {
-            lane.matched = NONE;
-            lane.match_len = 0;
         }
         self.trail[pos] = lane.aligned;
         if lane.aligned != NONE {
@@ -264,7 +285,7 @@ impl Finder {
             }
             lane.followed += 1;
             lane.aligned += 1;
-            if lane.aligned as usize == block.len() {
+            if !self.is_known(lane.aligned) {
                 lane.aligned = NONE;
             }
         }

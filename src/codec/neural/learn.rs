@@ -8,6 +8,7 @@ use super::initial::{MATCHES, SIZE, UNIT};
 use super::mixer::INPUTS;
 use super::plan::Kind;
 use super::tables::stretch;
+use super::work::GUESS_CELLS;
 use super::{SCRATCH, encode};
 
 #[derive(Clone)]
@@ -57,7 +58,7 @@ fn learn_initial_state() {
     let empty = Sums {
         weights: [0; INPUTS],
         blocks: 0,
-        cells: vec![(0, 0); MATCHES + CONTEXTS * HISTORIES],
+        cells: vec![(0, 0); MATCHES + GUESS_CELLS + CONTEXTS * HISTORIES],
     };
     let mut sums = [empty.clone(), empty];
     SCRATCH.with_borrow_mut(|s| s.get_or_insert_default().predictor.one_row = true);

@@ -9,7 +9,9 @@ use super::tables::{LIMIT, squash};
 /// Inputs of the first layer, padded to whole vectors.
 pub(super) const INPUTS: usize = 64;
 /// Weight sets of the first layer.
-pub(super) const SETS: usize = 8;
+pub(super) const SETS: usize = 6;
+/// Sums of the first layer, padded to a whole vector with zeros.
+pub(super) const SUMS: usize = 8;
 
 /// The weights that one small context chose, or the inputs, in whole cache lines.
 #[derive(Clone, Copy)]
@@ -25,9 +27,9 @@ pub(super) const FINAL_ROWS: [usize; 2] = [256, 2048];
 #[derive(Clone)]
 pub(super) struct Mix {
     pub(super) x: Row,
-    rows: [u32; SETS],
+    rows: [u8; SETS],
     pub(super) finals: [u32; 2],
-    q: [i32; SETS],
+    q: [i32; SUMS],
     z: [i32; 2],
 }
 
@@ -37,7 +39,7 @@ impl Mix {
             x: Row([0; INPUTS]),
             rows: [0; SETS],
             finals: [0; 2],
-            q: [0; SETS],
+            q: [0; SUMS],
             z: [0; 2],
         }
     }
@@ -47,9 +49,8 @@ impl Mix {
     /// Chooses a row (below [`ROWS`]) of every weight set.
     #[inline(always)]
     pub(super) fn choose(&mut self, rows: [u32; SETS]) {
-        for s in 0..SETS {
-            self.rows[s] = (s * ROWS) as u32 + rows[s];
-        }
+        debug_assert!(rows.iter().all(|&row| row < ROWS as u32));
+        self.rows = rows.map(|row| row as u8);
     }
 
     /// Log odds of the next bit, after [`Mixer::predict`].
@@ -61,8 +62,9 @@ impl Mix {
 
 /// All weights of a block.
 pub(super) struct Mixer {
-    weights: Vec<Row>,
-    finals: Vec<[i32; SETS]>,
+    /// [`SETS`] sets of rows.
+    weights: Vec<[Row; ROWS]>,
+    finals: Vec<[i32; SUMS]>,
 }
 
 impl Mixer {
@@ -75,10 +77,10 @@ impl Mixer {
 
     pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
         self.weights.clear();
-        self.weights.resize(SETS * ROWS, Row(*init));
+        self.weights.resize(SETS, [Row(*init); ROWS]);
         self.finals.clear();
         self.finals
-            .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SETS]);
+            .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SUMS]);
     }
 
     pub(super) fn copy_from(&mut self, other: &Self) {
@@ -93,20 +95,23 @@ impl Mixer {
 
     #[cfg(test)]
     pub(super) fn first_row(&self) -> &[i16; INPUTS] {
-        &self.weights[0].0
+        &self.weights[0][0].0
     }
 
     /// Mixes the inputs.
     #[inline(always)]
     pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) {
-        let sums = k.dots(&self.weights, &m.rows, &m.x);
-        for s in 0..SETS {
+        let Some(weights) = self.weights.first_chunk() else {
+            return;
+        };
+        let sums = k.dots(weights, &m.rows, &m.x);
+        for s in 0..SUMS {
             m.q[s] = (sums[s] >> 6).clamp(-LIMIT, LIMIT);
         }
         for (z, &row) in m.z.iter_mut().zip(&m.finals) {
             let w = &self.finals[row as usize];
             let mut sum = 0;
-            for s in 0..SETS {
+            for s in 0..SUMS {
                 sum += (w[s] * m.q[s]) >> 4;
             }
             *z = (sum >> 12).clamp(-LIMIT, LIMIT);
@@ -119,16 +124,21 @@ impl Mixer {
         let target = (y as i32) << 16;
         for (&z, &row) in m.z.iter().zip(&m.finals) {
             let e = ((target - squash(z)) * final_rate) >> 10;
-            let w = &mut self.finals[row as usize];
-            for s in 0..SETS {
-                w[s] = (w[s] + ((e * m.q[s] + (1 << 13)) >> 14)).clamp(-FINAL_LIMIT, FINAL_LIMIT);
+            // A copy, so that all weights of the row change at once.
+            let mut w = self.finals[row as usize];
+            for s in 0..SUMS {
+                let learnt = w[s] + ((e * m.q[s] + (1 << 13)) >> 14);
+                w[s] = learnt.clamp(-FINAL_LIMIT, FINAL_LIMIT);
             }
+            self.finals[row as usize] = w;
         }
-        let mut e = [0; SETS];
-        for s in 0..SETS {
-            e[s] = (((target - squash(m.q[s])) * rate) >> 11).clamp(-32767, 32767);
+        let mut e = k.squash(&m.q);
+        for e in &mut e {
+            *e = (((target - *e) * rate) >> 11).clamp(-32767, 32767);
         }
-        k.train(&mut self.weights, &m.rows, &m.x, &e);
+        if let Some(weights) = self.weights.first_chunk_mut() {
+            k.train(weights, &m.rows, &m.x, &e);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The neural codec: lanes in lockstep, adaptive statistics, an optional network, a logistic mixer, a range coder.
+//! The neural codec: lanes in order, adaptive statistics, an optional network, a logistic mixer, a range coder.
 //!
 //! Between bytes and coder everything is integer arithmetic, so a payload decodes to the same bytes on every machine.
 //! Decoding checks lengths and ranges, never panics, and its work is bounded by the decoded length; wrong bytes from a
@@ -7,20 +7,22 @@
 mod apm;
 mod coder;
 mod contexts;
+mod guess;
 mod header;
 mod history;
 mod initial;
 mod inputs;
 mod kernels;
 mod lane;
-mod lockstep;
 mod mixer;
 mod net;
+mod order;
 mod plan;
 mod predictor;
 mod slots;
 mod start;
 mod tables;
+mod work;
 
 #[cfg(test)]
 mod learn;
@@ -175,7 +177,7 @@ fn run<C: BitCoder>(
         if let Some(net) = net.as_deref_mut() {
             net.reset(plan.lanes, plan.stride);
         }
-        lockstep::run(p, block, coder, net)?;
+        order::run(p, block, coder, net)?;
         scratch.last = alone.then(|| Last {
             start: start.map(Start::id),
             plan,

@@ -1,6 +1,6 @@
 //! What the block codec asks of a network: integer weights for the next byte of every lane.
 
-/// A network that predicts the next byte of several lanes in lockstep.
+/// A network that predicts the next byte of several lanes together.
 ///
 /// All results must be the same on every machine: the decoder repeats every call that the encoder made.
 pub trait Net {

@@ -1,57 +1,40 @@
 //! The predictor: statistics, mixer and final correction of one block.
 //!
-//! Within a step, the lanes' half bytes are coded one after another: lane 0's first four bits, lane 1's, ..., then lane
-//! 0's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
+//! Half bytes of pairs of lanes are coded one after another: the first pair's first four bits, the next pair's, ..., then the
+//! first pair's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
 
-use super::apm::{self, Apm, Cell};
-use super::contexts::{CONTEXTS, Near, contexts, sizes};
-use super::history::{self, Histories};
+use super::apm::{self, Apm};
+use super::contexts::{contexts, sizes};
+use super::guess::{Guess, Guesses};
+use super::history::Histories;
 use super::initial::Initial;
-use super::inputs::{self, Inputs};
+use super::inputs;
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
-use super::mixer::{FINAL_ROWS, Mix, Mixer};
+use super::mixer::Mixer;
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
-use super::net::Tree;
 use super::plan::{Kind, MAX_LANES, Plan};
-use super::slots::{RATE, Slots};
-use super::tables::{squash, stretch};
-
-/// First input after the contexts' three groups.
-const EXTRA: usize = 3 * CONTEXTS;
+use super::slots::Slots;
+use super::tables::squash;
+use super::work::{Expectations, Work};
 
 /// Lanes whose bits are predicted together, before either learns its own.
 pub(super) const PAIR: usize = 2;
-
-/// A lane's contexts for the current byte, and what its current bit is predicted from.
-#[derive(Clone)]
-struct Work {
-    hashes: [u32; CONTEXTS],
-    near: Near,
-    buckets: [u32; CONTEXTS],
-    inputs: Inputs,
-    mix: Mix,
-    cells: [Cell; 2],
-    match_cell: u32,
-    /// Bits of this byte so far behind a leading 1.
-    partial: u32,
-    /// The byte that the match expects, behind a leading 1; 0: none.
-    expected: u32,
-    /// The network's prediction of the byte.
-    tree: Tree,
-}
 
 /// The adaptive state of one block.
 pub(super) struct Predictor {
     plan: Plan,
     pub(super) lanes: Vec<Lane>,
     finder: Finder,
+    guesses: Guesses,
     slots: Slots,
     histories: Histories,
     mixer: Mixer,
     apms: [Apm; 2],
-    matches: Vec<u32>,
+    /// What came where the match and the guess expected a byte.
+    matched: Expectations,
+    guessed: Expectations,
     work: Vec<Work>,
     /// Whether this block has a network.
     net: bool,
@@ -71,18 +54,6 @@ impl Default for Predictor {
 
 impl Predictor {
     pub(super) fn new() -> Self {
-        let work = Work {
-            hashes: [0; CONTEXTS],
-            near: Near::default(),
-            buckets: [0; CONTEXTS],
-            inputs: Inputs::new(),
-            mix: Mix::new(),
-            cells: [Cell::default(); 2],
-            match_cell: NONE,
-            partial: 1,
-            expected: 0,
-            tree: Tree::new(),
-        };
         Predictor {
             plan: Plan {
                 lanes: 1,
@@ -92,13 +63,15 @@ impl Predictor {
             },
             lanes: Vec::new(),
             finder: Finder::new(),
+            guesses: Guesses::new(),
             slots: Slots::new(),
             histories: Histories::new(),
             mixer: Mixer::new(),
             apms: [Apm::new(), Apm::new()],
-            matches: Vec::new(),
+            matched: Vec::new(),
+            guessed: Vec::new(),
             net: false,
-            work: vec![work; MAX_LANES],
+            work: vec![Work::new(); MAX_LANES],
             initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
             one_row: false,
@@ -110,14 +83,15 @@ impl Predictor {
     /// Forgets everything and prepares for a block of `len` bytes.
     pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
         self.finder.reset();
+        self.guesses.reset();
         self.slots.reset(&sizes(plan.kind), len);
         let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
         self.histories.reset(&initial.histories);
         self.mixer.reset(&initial.weights);
         self.apms[0].reset();
         self.apms[1].reset();
-        self.matches.clear();
-        self.matches.extend_from_slice(&initial.matches);
+        self.matched.clone_from(&initial.matched);
+        self.guessed.clone_from(&initial.guessed);
         self.step = 0;
         self.lanes.clear();
         self.begin(plan, 0, len, net);
@@ -126,12 +100,14 @@ impl Predictor {
     /// Takes over what `other` learnt.
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.finder.copy_from(&other.finder);
+        self.guesses.copy_from(&other.guesses);
         self.slots.copy_from(&other.slots);
         self.histories.copy_from(&other.histories);
         self.mixer.copy_from(&other.mixer);
         self.apms[0].copy_from(&other.apms[0]);
         self.apms[1].copy_from(&other.apms[1]);
-        self.matches.clone_from(&other.matches);
+        self.matched.clone_from(&other.matched);
+        self.guessed.clone_from(&other.guessed);
         self.step = other.step;
         self.lanes.clone_from(&other.lanes);
     }
@@ -158,30 +134,38 @@ impl Predictor {
     pub(super) fn memory(&self) -> usize {
         self.slots.memory()
             + self.finder.memory()
+            + self.guesses.memory()
             + self.mixer.memory()
             + 2 * apm::MEMORY
             + (1 << 17)
     }
 
-    /// Prepares every lane for its byte `t`.
+    /// What comes next in lane `l`.
     #[inline(always)]
-    pub(super) fn begin_byte<K: Kernel>(&mut self, k: K, block: &[u8], t: usize) {
+    pub(super) fn guess(&self, block: &[u8], l: usize) -> Guess {
+        self.guesses.make(&self.lanes[l], block, &self.plan)
+    }
+
+    /// Prepares the lanes whose bit in `todo` is set for their next byte, about which they have guesses.
+    #[inline(always)]
+    pub(super) fn begin_byte<K: Kernel>(
+        &mut self,
+        k: K,
+        block: &[u8],
+        todo: u32,
+        guesses: &[Guess; MAX_LANES],
+    ) {
         let step = self.step;
         self.rate = 600 + 600 * 64 / (64 + step);
         self.step += 1;
-        for (lane, w) in self
-            .lanes
-            .iter()
-            .zip(&mut self.work)
-            .filter(|(l, _)| t < l.len)
-        {
-            w.near = contexts(lane, block, t, &self.finder, &self.plan, &mut w.hashes);
-            w.partial = 1;
-            w.expected = if lane.matched != NONE {
-                u32::from(block[lane.matched as usize]) | 256
-            } else {
-                0
-            };
+        let lanes = self.lanes.iter().zip(&mut self.work).zip(guesses);
+        for (l, ((lane, w), guess)) in lanes.enumerate() {
+            if todo >> l & 1 == 0 {
+                continue;
+            }
+            let near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
+            let matched = (lane.matched != NONE).then(|| block[lane.matched as usize]);
+            w.begin_byte(near, lane, matched, guess);
             self.slots.prefetch(k, &w.hashes);
         }
     }
@@ -231,15 +215,8 @@ impl Predictor {
         for w in work.iter_mut() {
             inputs::look_up(k, &mut w.inputs, &self.histories);
         }
-        for (i, w) in work.iter_mut().enumerate() {
-            let known = inputs::fill(&w.inputs, &mut w.mix.x.0).min(31);
-            let lane = &self.lanes[first + i];
-            let p = if self.net {
-                stretch(w.tree.p(w.partial))
-            } else {
-                0
-            };
-            w.extras(lane, &self.matches, p, known, b);
+        for (w, lane) in work.iter_mut().zip(&self.lanes[first..]) {
+            w.fill(lane, [&self.matched, &self.guessed], self.net, b);
             #[cfg(test)]
             if self.one_row {
                 w.mix.choose([0; SETS]);
@@ -277,21 +254,22 @@ impl Predictor {
             self.mixer.update(k, &w.mix, y, self.rate, 400);
             inputs::learn(k, &mut w.inputs, &mut self.histories, y);
             self.slots.write(&w.buckets, node, &w.inputs.slots);
-            if w.match_cell != NONE {
-                let hit = u32::from(w.match_cell & 1 == y);
-                let cell = &mut self.matches[(w.match_cell >> 1) as usize];
-                let rate = u32::from(RATE[(*cell & 127) as usize]);
-                *cell = history::updated(*cell, hit, 127, rate);
-            }
             self.apms[0].update(w.cells[0], y, 4);
             self.apms[1].update(w.cells[1], y, 4);
-            w.partial = w.partial * 2 + y;
+            w.learn([&mut self.matched, &mut self.guessed], y);
+            // The next bit needs these after a long chain of other work.
+            self.apms[0].prefetch(k, w.partial | u32::from(w.near.previous) << 8);
+            self.apms[1].prefetch(k, w.partial | u32::from(w.near.above) << 8);
         }
     }
 
-    /// All lanes have their byte `t`.
-    pub(super) fn end_byte(&mut self, block: &[u8], t: usize) {
-        self.finder.step(&mut self.lanes, block, t, &self.plan);
+    /// Lane `l` has its next byte, about which it had a guess.
+    #[inline(always)]
+    pub(super) fn end_byte(&mut self, block: &[u8], l: usize, guess: &Guess) {
+        let lane = &mut self.lanes[l];
+        let byte = block[lane.start + lane.t];
+        self.guesses.learn(lane, guess, guess.byte as u8 == byte);
+        self.finder.step(lane, l, block, &self.plan);
     }
 
     /// The kind of contexts in use.
@@ -300,57 +278,18 @@ impl Predictor {
         self.plan.kind
     }
 
-    /// The first weight row, and all cells of matches and histories.
+    /// The first weight row, and all cells: of matches, guesses, histories.
     #[cfg(test)]
     pub(super) fn learnt(&self) -> (&[i16; INPUTS], Vec<u32>) {
         (
             self.mixer.first_row(),
-            [&self.matches[..], self.histories.cells()].concat(),
+            [&self.matched[..], &self.guessed, self.histories.cells()].concat(),
         )
     }
 
     /// The byte that lane `l` has just completed.
     pub(super) fn byte(&self, l: usize) -> u8 {
         self.work[l].partial as u8
-    }
-}
-
-impl Work {
-    /// The inputs beside the contexts', and the rows of weights.
-    #[inline(always)]
-    fn extras(&mut self, lane: &Lane, matches: &[u32], net: i32, known: u32, b: u32) {
-        let x = &mut self.mix.x.0;
-        // The match: a learned confidence in the expected bit.
-        self.match_cell = NONE;
-        x[EXTRA] = 0;
-        x[EXTRA + 1] = 0;
-        let mut length = 0;
-        if self.expected >> (b + 1) == self.partial {
-            let i = (lane.match_len.min(15) + lane.match_len.min(400) / 32).min(27);
-            let bit = (self.expected >> b) & 1;
-            self.match_cell = i * 2 | bit;
-            let p = matches[i as usize] >> 16;
-            let st = stretch(p);
-            let half = (p as i32 - 32768) >> 5;
-            x[EXTRA] = if bit == 1 { st } else { -st } as i16;
-            x[EXTRA + 1] = if bit == 1 { half } else { -half } as i16;
-            length = 1 + lane.match_len.min(32) / 2;
-        }
-        x[EXTRA + 2] = 256;
-        x[EXTRA + 3] = net as i16;
-        let near = &self.near;
-        let column = near.column & 255;
-        self.mix.choose([
-            self.partial,
-            length.min(15) * 16 + known / 2,
-            column,
-            u32::from(near.aligned),
-            u32::from(near.above),
-            u32::from(near.previous),
-            u32::from(near.trust) * 32 + lane.followed.min(31),
-            b * 32 + known,
-        ]);
-        self.mix.finals = [self.partial, FINAL_ROWS[0] as u32 + column * 8 + b];
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::coder::Replay;
-use super::lockstep;
+use super::order;
 use super::plan::Plan;
 use super::predictor::Predictor;
 use super::{Last, SCRATCH, Scratch};
@@ -48,7 +48,7 @@ impl Start {
                 Some(before) => before.resume(&mut p, plan, data.len(), false),
             }
             // Nothing is coded, so nothing fails.
-            let _ = lockstep::run(&mut p, &mut seen, &mut Replay, None);
+            let _ = order::run(&mut p, &mut seen, &mut Replay, None);
             p
         });
         Start {

@@ -41,7 +41,8 @@ const fn squash_table() -> [u16; SIZE] {
     out
 }
 
-static SQUASH: [u16; SIZE] = squash_table();
+/// The logistic function of -[`LIMIT`]..=[`LIMIT`], and one entry more.
+pub(crate) static SQUASH: [u16; SIZE] = squash_table();
 
 const fn stretch_table() -> [i16; STRETCH_LEN] {
     let squash = squash_table();

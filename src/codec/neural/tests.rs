@@ -197,7 +197,7 @@ fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
             let first = Plan::find(before, false);
             p.reset(first, before.len(), false);
             block.extend_from_slice(before);
-            let learnt = lockstep::run_with(kernel, &mut p, &mut block, &mut coder::Replay, None);
+            let learnt = order::run_with(kernel, &mut p, &mut block, &mut coder::Replay, None);
             learnt.expect("nothing is coded");
             let plan = first.follow(before, data, false);
             p.begin(plan, before.len(), data.len(), false);
@@ -208,7 +208,7 @@ fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
     header::write(&plan, false, before.is_some(), &mut out);
     block.extend_from_slice(data);
     let mut coder = BitEncoder::new();
-    lockstep::run_with(kernel, &mut p, &mut block, &mut coder, None).expect("encoding cannot fail");
+    order::run_with(kernel, &mut p, &mut block, &mut coder, None).expect("encoding cannot fail");
     coder.finish(&mut out);
     out
 }

@@ -11,16 +11,25 @@ pub(super) use scalar::Scalar;
 pub(super) use x86::{Avx2, Avx512};
 
 use super::contexts::CONTEXTS;
-use super::mixer::{Row, SETS};
+use super::mixer::{ROWS, Row, SETS, SUMS};
 
 /// Sums and updates over one row of weights.
 pub(super) trait Kernel: Copy {
-    /// For every set `s`: the sum over pairs of inputs of `(w0 * x0 + w1 * x1) >> 8`, weights being row `rows[s]`.
-    /// Inputs lie within +-3072, so nothing overflows.
-    fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS];
+    /// For every set `s`: the sum over pairs of inputs of `(w0 * x0 + w1 * x1) >> 8`, weights being its row `rows[s]`; zeros beyond
+    /// the sets. Inputs lie within +-3072, so nothing overflows.
+    fn dots(self, weights: &[[Row; ROWS]; SETS], rows: &[u8; SETS], inputs: &Row) -> [i32; SUMS];
 
-    /// `weight += round(input * e[s] / 2^15)`, saturating, for every weight of row `rows[s]`.
-    fn train(self, weights: &mut [Row], rows: &[u32; SETS], inputs: &Row, e: &[i32; SETS]);
+    /// `weight += round(input * e[s] / 2^15)`, saturating, for every weight of row `rows[s]` of set `s`.
+    fn train(
+        self,
+        weights: &mut [[Row; ROWS]; SETS],
+        rows: &[u8; SETS],
+        inputs: &Row,
+        e: &[i32; SUMS],
+    );
+
+    /// [`squash`](super::tables::squash) of every number.
+    fn squash(self, x: &[i32; SUMS]) -> [i32; SUMS];
 
     /// `table[index[i]]` for every `i`. An index beyond the table is a bug of the caller; scalar code panics on it.
     fn gather(self, table: &[u32], index: &[u32; CONTEXTS]) -> [u32; CONTEXTS];
@@ -49,39 +58,41 @@ mod tests {
     }
 
     struct Case {
-        weights: Vec<Row>,
-        rows: [u32; SETS],
+        weights: Box<[[Row; ROWS]; SETS]>,
+        rows: [u8; SETS],
         inputs: Row,
-        errors: [i32; SETS],
+        errors: [i32; SUMS],
     }
 
     fn cases() -> impl Iterator<Item = Case> {
         let mut noise = Noise(1);
         (0..2000).map(move |i| {
-            let mut weights = vec![Row([0; INPUTS]); 3 * SETS];
+            let mut weights = Box::new([[Row([0; INPUTS]); ROWS]; SETS]);
             let mut inputs = Row([0; INPUTS]);
-            for k in 0..INPUTS {
-                for row in &mut weights {
-                    row.0[k] = match i % 5 {
+            let mut rows = [0; SETS];
+            for s in 0..SETS {
+                rows[s] = noise.next() as u8;
+                for k in 0..INPUTS {
+                    weights[s][usize::from(rows[s])].0[k] = match i % 5 {
                         0 => i16::MAX - (noise.next() & 1) as i16,
                         1 => i16::MIN,
                         _ => noise.next() as i16,
                     };
                 }
+            }
+            for k in 0..INPUTS {
                 inputs.0[k] = if i % 5 < 2 {
                     3072
                 } else {
                     noise.next() as i16 % 3073
                 };
             }
-            let mut rows = [0; SETS];
-            let mut errors = [0; SETS];
-            for s in 0..SETS {
-                rows[s] = (3 * s) as u32 + noise.next() % 3;
+            let mut errors = [0; SUMS];
+            for e in &mut errors {
                 let size = [8, 70_000, 65_535][i % 3];
-                errors[s] = (noise.next() as i32 % size).clamp(-32767, 32767);
+                *e = (noise.next() as i32 % size).clamp(-32767, 32767);
                 if noise.next() & 1 == 0 {
-                    errors[s] = -errors[s];
+                    *e = -*e;
                 }
             }
             Case {
@@ -100,7 +111,11 @@ mod tests {
             let (mut a, mut b) = (c.weights.clone(), c.weights);
             k.train(&mut a, &c.rows, &c.inputs, &c.errors);
             Scalar.train(&mut b, &c.rows, &c.inputs, &c.errors);
-            assert!(a.iter().zip(&b).all(|(a, b)| a.0 == b.0));
+            let rows = |w: &[[Row; ROWS]; SETS]| w.map(|set| set.map(|row| row.0));
+            assert!(rows(&a) == rows(&b));
+            assert_eq!(k.squash(&c.errors), Scalar.squash(&c.errors));
+            let small = c.errors.map(|e| e % 4000);
+            assert_eq!(k.squash(&small), Scalar.squash(&small));
         }
         let mut noise = Noise(2);
         let table: Vec<u32> = (0..5000).map(|_| noise.next()).collect();
@@ -124,17 +139,19 @@ mod tests {
             let sums = Scalar.dots(&c.weights, &c.rows, &c.inputs);
             let mut after = c.weights.clone();
             Scalar.train(&mut after, &c.rows, &c.inputs, &c.errors);
+            assert_eq!(sums[SETS..], [0; SUMS - SETS]);
             for s in 0..SETS {
-                let row = c.rows[s] as usize;
-                let product = |k: usize| i64::from(c.weights[row].0[k]) * i64::from(c.inputs.0[k]);
+                let row = usize::from(c.rows[s]);
+                let product =
+                    |k: usize| i64::from(c.weights[s][row].0[k]) * i64::from(c.inputs.0[k]);
                 let sum: i64 = (0..INPUTS / 2)
                     .map(|k| (product(2 * k) + product(2 * k + 1)) >> 8)
                     .sum();
                 assert_eq!(i64::from(sums[s]), sum);
                 for k in 0..INPUTS {
                     let d = (i64::from(c.inputs.0[k]) * i64::from(c.errors[s]) + (1 << 14)) >> 15;
-                    let w = (i64::from(c.weights[row].0[k]) + d).clamp(-32768, 32767);
-                    assert_eq!(i64::from(after[row].0[k]), w);
+                    let w = (i64::from(c.weights[s][row].0[k]) + d).clamp(-32768, 32767);
+                    assert_eq!(i64::from(after[s][row].0[k]), w);
                 }
             }
         }

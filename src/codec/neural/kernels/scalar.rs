@@ -1,7 +1,8 @@
 //! The definition of the kernels, for every machine.
 
 use super::super::contexts::CONTEXTS;
-use super::super::mixer::{Row, SETS};
+use super::super::mixer::{ROWS, Row, SETS, SUMS};
+use super::super::tables;
 use super::Kernel;
 
 /// Plain code.
@@ -10,28 +11,39 @@ pub(in super::super) struct Scalar;
 
 impl Kernel for Scalar {
     #[inline(always)]
-    fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS] {
-        rows.map(|row| {
-            let pairs = weights[row as usize]
-                .0
-                .chunks_exact(2)
-                .zip(inputs.0.chunks_exact(2));
-            pairs
+    fn dots(self, weights: &[[Row; ROWS]; SETS], rows: &[u8; SETS], inputs: &Row) -> [i32; SUMS] {
+        let mut out = [0; SUMS];
+        for ((out, set), &row) in out.iter_mut().zip(weights).zip(rows) {
+            let pairs = set[usize::from(row)].0.chunks_exact(2);
+            *out = pairs
+                .zip(inputs.0.chunks_exact(2))
                 .map(|(w, x)| {
                     (i32::from(w[0]) * i32::from(x[0]) + i32::from(w[1]) * i32::from(x[1])) >> 8
                 })
-                .sum()
-        })
+                .sum();
+        }
+        out
     }
 
     #[inline(always)]
-    fn train(self, weights: &mut [Row], rows: &[u32; SETS], inputs: &Row, e: &[i32; SETS]) {
-        for (&row, &e) in rows.iter().zip(e) {
-            for (w, &x) in weights[row as usize].0.iter_mut().zip(&inputs.0) {
+    fn train(
+        self,
+        weights: &mut [[Row; ROWS]; SETS],
+        rows: &[u8; SETS],
+        inputs: &Row,
+        e: &[i32; SUMS],
+    ) {
+        for ((set, &row), &e) in weights.iter_mut().zip(rows).zip(e) {
+            for (w, &x) in set[usize::from(row)].0.iter_mut().zip(&inputs.0) {
                 let d = (i32::from(x) * e + (1 << 14)) >> 15;
                 *w = w.saturating_add(d as i16);
             }
         }
+    }
+
+    #[inline(always)]
+    fn squash(self, x: &[i32; SUMS]) -> [i32; SUMS] {
+        x.map(tables::squash)
     }
 
     #[inline(always)]

@@ -6,7 +6,8 @@
 use std::arch::x86_64::*;
 
 use super::super::contexts::CONTEXTS;
-use super::super::mixer::{INPUTS, Row, SETS};
+use super::super::mixer::{INPUTS, ROWS, Row, SETS, SUMS};
+use super::super::tables::{LIMIT, SQUASH};
 use super::Kernel;
 
 /// AVX2 is there.
@@ -34,10 +35,7 @@ impl Avx512 {
     }
 }
 
-const _: () = assert!(INPUTS.is_multiple_of(32) && SETS == 8 && CONTEXTS == 16);
-
-/// Errors up to this size change no weight: an input is at most 3072.
-const NOTHING: i32 = 5;
+const _: () = assert!(INPUTS.is_multiple_of(32) && SETS <= SUMS && SUMS == 8 && CONTEXTS == 16);
 
 /// The sums of eight vectors of eight numbers.
 #[inline]
@@ -53,14 +51,35 @@ fn sums(v: [__m256i; 8]) -> [i32; 8] {
     out
 }
 
+/// Looks up eight numbers at once.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn squash(x: &[i32; SUMS]) -> [i32; SUMS] {
+    let mut out = [0; SUMS];
+    // SAFETY: load and store fill the arrays. An index lies within 0..=2 * LIMIT, and each look-up reads its entry and the next: the
+    // table ends with one more.
+    unsafe {
+        let limit = _mm256_set1_epi32(LIMIT);
+        let x = _mm256_loadu_si256(x.as_ptr().cast());
+        let x = _mm256_min_epi32(x, limit);
+        let at = _mm256_max_epi32(_mm256_add_epi32(x, limit), _mm256_setzero_si256());
+        let both = _mm256_i32gather_epi32::<2>(SQUASH.as_ptr().cast(), at);
+        let p = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), p);
+    }
+    out
+}
+
+const _: () = assert!(SQUASH.len() == 2 * LIMIT as usize + 2);
+
 impl Kernel for Avx2 {
     #[inline(always)]
-    fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS] {
+    fn dots(self, weights: &[[Row; ROWS]; SETS], rows: &[u8; SETS], inputs: &Row) -> [i32; SUMS] {
         // SAFETY: AVX2 was detected when `self` was made; every load lies within a row.
         unsafe {
-            let mut v = [_mm256_setzero_si256(); SETS];
-            for (v, &row) in v.iter_mut().zip(rows) {
-                let w = &weights[row as usize].0;
+            let mut v = [_mm256_setzero_si256(); SUMS];
+            for ((v, set), &row) in v.iter_mut().zip(weights).zip(rows) {
+                let w = &set[usize::from(row)].0;
                 let mut sum = _mm256_setzero_si256();
                 for i in (0..INPUTS).step_by(16) {
                     let w = _mm256_loadu_si256(w.as_ptr().add(i).cast());
@@ -74,12 +93,15 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn train(self, weights: &mut [Row], rows: &[u32; SETS], inputs: &Row, e: &[i32; SETS]) {
-        for (&row, &e) in rows.iter().zip(e) {
-            if e.abs() <= NOTHING {
-                continue;
-            }
-            let w = &mut weights[row as usize].0;
+    fn train(
+        self,
+        weights: &mut [[Row; ROWS]; SETS],
+        rows: &[u8; SETS],
+        inputs: &Row,
+        e: &[i32; SUMS],
+    ) {
+        for ((set, &row), &e) in weights.iter_mut().zip(rows).zip(e) {
+            let w = &mut set[usize::from(row)].0;
             // SAFETY: AVX2 was detected when `self` was made; every load and store lies within a row.
             unsafe {
                 let e = _mm256_set1_epi16(e as i16);
@@ -91,6 +113,12 @@ impl Kernel for Avx2 {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn squash(self, x: &[i32; SUMS]) -> [i32; SUMS] {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { squash(x) }
     }
 
     #[inline(always)]
@@ -112,12 +140,12 @@ impl Kernel for Avx2 {
 
 impl Kernel for Avx512 {
     #[inline(always)]
-    fn dots(self, weights: &[Row], rows: &[u32; SETS], inputs: &Row) -> [i32; SETS] {
+    fn dots(self, weights: &[[Row; ROWS]; SETS], rows: &[u8; SETS], inputs: &Row) -> [i32; SUMS] {
         // SAFETY: AVX-512 F and BW were detected when `self` was made; every load lies within a row.
         unsafe {
-            let mut v = [_mm256_setzero_si256(); SETS];
-            for (v, &row) in v.iter_mut().zip(rows) {
-                let w = &weights[row as usize].0;
+            let mut v = [_mm256_setzero_si256(); SUMS];
+            for ((v, set), &row) in v.iter_mut().zip(weights).zip(rows) {
+                let w = &set[usize::from(row)].0;
                 let mut sum = _mm512_setzero_si512();
                 for i in (0..INPUTS).step_by(32) {
                     let w = _mm512_loadu_si512(w.as_ptr().add(i).cast());
@@ -134,12 +162,15 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
-    fn train(self, weights: &mut [Row], rows: &[u32; SETS], inputs: &Row, e: &[i32; SETS]) {
-        for (&row, &e) in rows.iter().zip(e) {
-            if e.abs() <= NOTHING {
-                continue;
-            }
-            let w = &mut weights[row as usize].0;
+    fn train(
+        self,
+        weights: &mut [[Row; ROWS]; SETS],
+        rows: &[u8; SETS],
+        inputs: &Row,
+        e: &[i32; SUMS],
+    ) {
+        for ((set, &row), &e) in weights.iter_mut().zip(rows).zip(e) {
+            let w = &mut set[usize::from(row)].0;
             // SAFETY: AVX-512 F and BW were detected when `self` was made; every load and store lies within a row.
             unsafe {
                 let e = _mm512_set1_epi16(e as i16);
@@ -151,6 +182,12 @@ impl Kernel for Avx512 {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn squash(self, x: &[i32; SUMS]) -> [i32; SUMS] {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { squash(x) }
     }
 
     #[inline(always)]

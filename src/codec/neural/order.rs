@@ -1,9 +1,11 @@
-//! The order of everything: step by step; in a step all lanes' upper half bytes, then all lanes' lower ones.
+//! The order of everything: every lane's sure guesses up to a byte that needs more, then those bytes of all lanes, first their upper half
+//! bytes, then their lower ones.
 //!
 //! The same code is compiled for each instruction set; which one runs makes no difference to the result.
 
 use super::NeuralError;
 use super::coder::BitCoder;
+use super::guess::Guess;
 #[cfg(target_arch = "x86_64")]
 use super::kernels::{Avx2, Avx512};
 use super::kernels::{Kernel, Scalar};
@@ -78,30 +80,73 @@ fn steps<K: Kernel, C: BitCoder>(
     coder: &mut C,
     mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
-    let steps = p.lanes.first().map_or(0, |l| l.len);
     let starts: Vec<usize> = p.lanes.iter().map(|l| l.start).collect();
     let mut weights = vec![[1; 256]; if net.is_some() { MAX_LANES } else { 0 }];
-    for t in 0..steps {
-        let active = p.lanes.iter().take_while(|l| t < l.len).count();
+    let mut guesses = [Guess::default(); MAX_LANES];
+    loop {
+        // A network takes all lanes' bytes at once.
+        let alone = net.is_none();
+        let mut todo = 0u32;
+        for l in 0..starts.len() {
+            if let Some(guess) = next_open(p, block, coder, l, alone)? {
+                guesses[l] = guess;
+                todo |= 1 << l;
+            }
+        }
+        if todo == 0 {
+            return Ok(());
+        }
         if let Some(net) = net.as_deref_mut() {
-            net.step(block, &starts[..active], t, &mut weights);
+            let active = todo.trailing_ones() as usize;
+            net.step(block, &starts[..active], p.lanes[0].t, &mut weights);
             for (l, weights) in weights.iter().enumerate().take(active) {
                 p.expect(l, weights);
             }
         }
-        p.begin_byte(k, block, t);
+        p.begin_byte(k, block, todo, &guesses);
         for half in [4, 0] {
-            for l in (0..active).step_by(PAIR) {
-                if l + 1 < active {
-                    half_byte::<K, C, PAIR>(k, p, block, coder, l, t, half)?;
-                } else {
-                    half_byte::<K, C, 1>(k, p, block, coder, l, t, half)?;
+            for l in (0..starts.len()).step_by(PAIR) {
+                match todo >> l & 3 {
+                    3 => half_byte::<K, C, PAIR>(k, p, block, coder, l, half)?,
+                    1 => half_byte::<K, C, 1>(k, p, block, coder, l, half)?,
+                    2 => half_byte::<K, C, 1>(k, p, block, coder, l + 1, half)?,
+                    _ => {}
                 }
             }
         }
-        p.end_byte(block, t);
+        for l in 0..starts.len() {
+            if todo >> l & 1 != 0 {
+                p.end_byte(block, l, &guesses[l]);
+            }
+        }
     }
-    Ok(())
+}
+
+/// Codes the bytes of lane `l` that are surely guessed, if it may go on `alone`, up to the first one that is not, or wrongly: the guess
+/// about that one, or nothing at the lane's end.
+#[inline(always)]
+fn next_open<C: BitCoder>(
+    p: &mut Predictor,
+    block: &mut [u8],
+    coder: &mut C,
+    l: usize,
+    alone: bool,
+) -> Result<Option<Guess>, NeuralError> {
+    while p.lanes[l].t < p.lanes[l].len {
+        let mut guess = p.guess(block, l);
+        if !alone || !guess.is_sure() {
+            return Ok(Some(guess));
+        }
+        let at = p.lanes[l].start + p.lanes[l].t;
+        let byte = guess.byte as u8;
+        if coder.code(u32::from(block[at] == byte), guess.p)? == 0 {
+            guess.wrong = true;
+            return Ok(Some(guess));
+        }
+        block[at] = byte;
+        p.end_byte(block, l, &guess);
+    }
+    Ok(None)
 }
 
 /// Codes four bits, down from bit `half + 3`, of `N` lanes from `first` on: for every bit all are predicted, then coded and learnt
@@ -113,12 +158,12 @@ fn half_byte<K: Kernel, C: BitCoder, const N: usize>(
     block: &mut [u8],
     coder: &mut C,
     first: usize,
-    t: usize,
     half: u32,
 ) -> Result<(), NeuralError> {
     let mut bytes = [0; N];
     for i in 0..N {
-        bytes[i] = u32::from(block[p.lanes[first + i].start + t]);
+        let lane = &p.lanes[first + i];
+        bytes[i] = u32::from(block[lane.start + lane.t]);
         p.begin_half(k, first + i);
     }
     for b in (half..half + 4).rev() {
@@ -133,8 +178,9 @@ fn half_byte<K: Kernel, C: BitCoder, const N: usize>(
         if half == 4 {
             p.turn(k, l);
         } else {
-            // No context of this step looks at it: the encoder has known it all along.
-            block[p.lanes[l].start + t] = p.byte(l);
+            // Nothing looks at it before the byte ends: the encoder has known it all along.
+            let at = p.lanes[l].start + p.lanes[l].t;
+            block[at] = p.byte(l);
         }
     }
     Ok(())

@@ -1,0 +1,164 @@
+//! What one lane's current bit is predicted from.
+
+use super::apm::Cell;
+use super::contexts::{CONTEXTS, Near};
+use super::guess::Guess;
+use super::history;
+use super::inputs::{self, Inputs};
+use super::lane::{Lane, NONE};
+use super::mixer::{FINAL_ROWS, Mix};
+use super::net::Tree;
+use super::slots::RATE;
+use super::tables::{odds, stretch};
+
+/// First input after the contexts' three groups.
+const EXTRA: usize = 3 * CONTEXTS;
+/// Cells of the guess: by its trust and the bit.
+pub(super) const GUESS_CELLS: usize = 64 * 8;
+
+/// How often an expected byte's bits came, by how much was expected of it: probability (upper 22 bits) and count.
+pub(super) type Expectations = Vec<u32>;
+
+/// A lane's contexts for the current byte, and what its current bit is predicted from.
+#[derive(Clone)]
+pub(super) struct Work {
+    pub(super) hashes: [u32; CONTEXTS],
+    pub(super) near: Near,
+    pub(super) buckets: [u32; CONTEXTS],
+    pub(super) inputs: Inputs,
+    pub(super) mix: Mix,
+    pub(super) cells: [Cell; 2],
+    /// Bits of this byte so far behind a leading 1.
+    pub(super) partial: u32,
+    matched: Expected,
+    guess: Expected,
+    /// The network's prediction of the byte.
+    pub(super) tree: Tree,
+}
+
+/// A byte that is expected, and what its next bit's prediction came from.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// The byte behind a leading 1; 0: none.
+    byte: u32,
+    /// First cell of it.
+    row: u32,
+    /// The cell in use, and the bit; [`NONE`]: the byte's bits so far are others.
+    cell: u32,
+}
+
+impl Expected {
+    const NOTHING: Expected = Expected {
+        byte: 0,
+        row: 0,
+        cell: NONE,
+    };
+
+    /// Two inputs for bit `b`, `i` cells into its row: log odds and distance from even odds.
+    #[inline(always)]
+    fn inputs(&mut self, cells: &Expectations, i: u32, partial: u32, b: u32) -> [i16; 2] {
+        if self.byte >> (b + 1) != partial {
+            self.cell = NONE;
+            return [0; 2];
+        }
+        let bit = (self.byte >> b) & 1;
+        self.cell = (self.row + i) * 2 | bit;
+        let p = (cells[(self.row + i) as usize] >> 16) as i32;
+        let (st, half) = (odds(p.max(1)), (p - 32768) >> 5);
+        if bit == 1 {
+            [st as i16, half as i16]
+        } else {
+            [-st as i16, -half as i16]
+        }
+    }
+
+    #[inline(always)]
+    fn learn(&self, cells: &mut Expectations, y: u32) {
+        if self.cell != NONE {
+            let right = u32::from(self.cell & 1 == y);
+            let cell = &mut cells[(self.cell >> 1) as usize];
+            let rate = u32::from(RATE[(*cell & 127) as usize]);
+            *cell = history::updated(*cell, right, 127, rate);
+        }
+    }
+}
+
+impl Work {
+    pub(super) fn new() -> Self {
+        Work {
+            hashes: [0; CONTEXTS],
+            near: Near::default(),
+            buckets: [0; CONTEXTS],
+            inputs: Inputs::new(),
+            mix: Mix::new(),
+            cells: [Cell::default(); 2],
+            partial: 1,
+            matched: Expected::NOTHING,
+            guess: Expected::NOTHING,
+            tree: Tree::new(),
+        }
+    }
+
+    /// Starts a byte; `matched` is the byte that the match expects, if there is one.
+    #[inline(always)]
+    pub(super) fn begin_byte(
+        &mut self,
+        near: Near,
+        lane: &Lane,
+        matched: Option<u8>,
+        guess: &Guess,
+    ) {
+        self.near = near;
+        self.partial = 1;
+        self.matched.byte = matched.map_or(0, |byte| u32::from(byte) | 256);
+        self.matched.row = lane.match_level();
+        self.guess.byte = guess.byte;
+        self.guess.row = guess.trust() * 8;
+    }
+
+    /// Fills the mixer's inputs and chooses its rows of weights for bit `b`.
+    #[inline(always)]
+    pub(super) fn fill(
+        &mut self,
+        lane: &Lane,
+        [matches, guesses]: [&Expectations; 2],
+        net: bool,
+        b: u32,
+    ) {
+        let x = &mut self.mix.x.0;
+        let known = inputs::fill(&self.inputs, x).min(31);
+        let matched = self.matched.inputs(matches, 0, self.partial, b);
+        let guess = self.guess.inputs(guesses, b, self.partial, b);
+        let net = if net {
+            stretch(self.tree.p(self.partial))
+        } else {
+            0
+        };
+        x[EXTRA..EXTRA + 6]
+            .copy_from_slice(&[matched[0], matched[1], 256, net as i16, guess[0], guess[1]]);
+        let length = if self.matched.cell == NONE {
+            0
+        } else {
+            1 + lane.match_len.min(32) / 2
+        };
+        let near = &self.near;
+        let column = near.column & 255;
+        self.mix.choose([
+            length.min(15) * 16 + known / 2,
+            column,
+            u32::from(near.above),
+            u32::from(near.previous),
+            u32::from(near.trust) * 32 + lane.followed.min(31),
+            b * 32 + known,
+        ]);
+        self.mix.finals = [self.partial, FINAL_ROWS[0] as u32 + column * 8 + b];
+    }
+
+    /// Learns bit `y` of what was expected, and takes it.
+    #[inline(always)]
+    pub(super) fn learn(&mut self, [matches, guesses]: [&mut Expectations; 2], y: u32) {
+        self.matched.learn(matches, y);
+        self.guess.learn(guesses, y);
+        self.partial = self.partial * 2 + y;
+    }
+}
