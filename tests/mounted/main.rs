@@ -7,6 +7,7 @@ mod basics;
 mod crash;
 mod daemon;
 mod disk;
+mod faults;
 mod full;
 mod pack;
 mod power;
