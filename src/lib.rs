@@ -14,4 +14,5 @@ pub mod pack;
 pub mod profiles;
 pub mod segment;
 pub mod store;
+mod sync;
 pub mod train;

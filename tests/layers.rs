@@ -37,14 +37,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "pack",
         &["fs", "store", "segment", "codec", "profiles", "engine"],
     ),
-    ("fs", &["store", "segment", "codec", "profiles", "engine"]),
-    ("store", &["segment", "codec", "profiles", "engine"]),
+    (
+        "fs",
+        &["store", "segment", "codec", "profiles", "engine", "sync"],
+    ),
+    ("store", &["segment", "codec", "profiles", "engine", "sync"]),
     ("train", &["model", "codec", "profiles", "engine"]),
     ("model", &["engine"]),
     ("segment", &["codec"]),
     ("codec", &["engine"]),
     ("profiles", &["engine"]),
     ("engine", &[]),
+    ("sync", &[]),
 ];
 
 /// Crates that only the named modules may use.

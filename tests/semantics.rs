@@ -70,6 +70,8 @@ fn module_of(path: &Path, folder: &Path, is_library: bool) -> String {
     if names.last().is_some_and(|name| name == entry) {
         names.pop();
     }
+    // The source files of a test program that is a package of its own.
+    names.retain(|name| is_library || name != "src");
     names.join("::")
 }
 
@@ -82,6 +84,12 @@ fn tests_in(code: &str, module: &str) -> Vec<String> {
             inner = Some(name.to_string());
         } else if line == "}" {
             inner = None;
+        }
+        // Those that a scheduler runs are listed with how they are run.
+        if let Some((many, name)) = word.strip_suffix(',').and_then(|w| w.split_once(' '))
+            && matches!(many, "many" | "all")
+        {
+            found.push(format!("{module}::{name}"));
         }
         if word == "#[test]" {
             marked = true;

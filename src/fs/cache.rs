@@ -4,14 +4,15 @@
 //! the others wait; different blocks decode in parallel. Errors go to everyone who waited and are not cached.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use lru::LruCache;
 
 use super::errno::{FsError, Result};
 use super::sync::lock;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// What a cached block costs beyond its bytes, roughly.
 const ENTRY_OVERHEAD: u64 = 128;
@@ -27,7 +28,7 @@ pub(super) struct Key {
 
 /// A number that no other segment instance of this process has.
 pub(super) fn next_instance() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
@@ -169,7 +170,7 @@ impl Flight {
             outcome = self
                 .done
                 .wait(outcome)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

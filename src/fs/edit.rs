@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, FallocateFlags};
 use rustix::io::Errno;
@@ -16,6 +15,7 @@ use super::nodes::Node;
 use super::read::{Caching, Source, source};
 use super::sync::{lock, read, write};
 use crate::segment::BlockEntry;
+use crate::sync::atomic::Ordering;
 
 /// Changes that are tried anew before the file is held still.
 const RETRIES: u32 = 4;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::fs::{self as sys, Mode, OFlags};
@@ -17,6 +16,8 @@ use super::stat::stamp;
 use super::sync::{lock, read, write};
 use super::{Fs, namespace};
 use crate::store::{Access, names};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
 
 /// Keeps a node's content loaded while it lives.
 pub(super) struct Hold<'a> {
@@ -174,7 +175,7 @@ impl Fs {
         node.require_dir()?;
         let handle = DirHandle {
             node,
-            listing: std::sync::Mutex::new(None),
+            listing: Mutex::new(None),
         };
         Ok(self.handles.insert(Handle::Dir(Arc::new(handle))))
     }

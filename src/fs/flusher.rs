@@ -1,6 +1,6 @@
 //! The background: commits what is due, stores what is too much, and ends in order or at once.
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Fs;
@@ -9,6 +9,7 @@ use super::errno::Result;
 use super::sync::{lock, read};
 use super::writeback::{Asked, Signal};
 use crate::store::Access;
+use crate::sync::{PoisonError, thread};
 
 /// How often the flusher looks for what is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -16,7 +17,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Starts the flusher. It ends with the file system.
 pub(super) fn start(fs: &Arc<Fs>) -> Result<()> {
     let (weak, signal) = (Arc::downgrade(fs), Arc::clone(&fs.writeback.signal));
-    let thread = std::thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("flusher".into())
         .spawn(move || run(&weak, &signal))?;
     *lock(&fs.flusher) = Some(thread);
@@ -114,10 +115,10 @@ impl Fs {
 
     fn stop_flusher(&self) {
         self.writeback.signal.stop();
-        let thread = lock(&self.flusher).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
+        let flusher = lock(&self.flusher).take();
+        if let Some(flusher) = flusher
+            && flusher.thread().id() != thread::current().id()
+            && flusher.join().is_err()
         {
             log::error!("the flusher ended by a panic");
         }

@@ -1,8 +1,7 @@
 //! Open files and directories.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
@@ -10,6 +9,8 @@ use super::dir::Listing;
 use super::errno::{FsError, Result};
 use super::nodes::Node;
 use super::sync::{read, write};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// Names an open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

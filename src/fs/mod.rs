@@ -43,7 +43,7 @@ mod xattr;
 mod tests;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
@@ -59,6 +59,8 @@ pub use swap::Outcome;
 
 use crate::segment::DEFAULT_BLOCK;
 use crate::store::{Access, Archive, names};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Mutex, RwLock, RwLockReadGuard};
 use backing::Backing;
 use cache::BlockCache;
 use handles::Handles;
@@ -112,7 +114,7 @@ pub struct Fs {
     cache: BlockCache,
     namespace: RwLock<()>,
     writeback: Writeback,
-    flusher: Mutex<Option<std::thread::JoinHandle<()>>>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Fs {

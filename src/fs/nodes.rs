@@ -5,8 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use super::attr::{Kind, Time};
 use super::backing::{Backing, InodeKey};
@@ -15,6 +14,8 @@ use super::content::Content;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
 use crate::segment::Summary;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// Names a node while it lives: its inode number, except for the root directory, which is [`NodeId::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

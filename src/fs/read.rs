@@ -5,7 +5,6 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::cache::{Block, Key, next_instance};
 use super::content::{Content, Piece};
@@ -16,6 +15,7 @@ use super::sync::{read, write};
 use super::{Fs, content};
 use crate::segment::{BlockEntry, Starts, Storage};
 use crate::store::{Access, decode_stored};
+use crate::sync::atomic::Ordering;
 
 /// Reads that are planned anew before the file is held still.
 const RETRIES: u32 = 4;

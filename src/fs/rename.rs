@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, AtFlags};
 
@@ -14,6 +13,7 @@ use super::namespace::{Found, backing_name, remove_twin};
 use super::nodes::{Node, NodeId};
 use super::sync::{lock, read, write};
 use crate::store::names;
+use crate::sync::atomic::Ordering;
 
 /// What a rename does if the new name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,7 +6,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Fs;
@@ -23,6 +22,7 @@ use super::writeback::in_parallel;
 use crate::codec::{Encoded, ModelId};
 use crate::segment::{BlockEntry, Summary};
 use crate::store::{BlockSource, StoreError, TempFile, decode_stored, names};
+use crate::sync::atomic::Ordering;
 
 /// Blocks that are re-encoded in place at a time.
 const BATCH: usize = 16;

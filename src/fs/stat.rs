@@ -1,7 +1,6 @@
 //! Reading attributes: the backing inode's, with the segment's logical size and the times of what is not stored yet.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, OFlags, Stat};
 use rustix::io::Errno;
@@ -16,6 +15,7 @@ use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
 use super::sync::{lock, read};
 use crate::segment::{self, Summary};
 use crate::store::names;
+use crate::sync::atomic::Ordering;
 
 /// What the file system has done and holds, for `status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

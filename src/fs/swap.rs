@@ -6,7 +6,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
 
@@ -22,6 +21,7 @@ use super::rename::End;
 use super::stat::{ctime_of, pin_ctime, shown_ctime};
 use super::sync::{lock, write};
 use crate::store::{TempFile, names};
+use crate::sync::atomic::Ordering;
 
 /// How a swap ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! before. The order of a commit is the segment's (`Segment::commit`); the file's lock is not held while the disk syncs.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rustix::fs as sys;
 
@@ -18,6 +18,8 @@ use super::nodes::{Node, NodeId};
 use super::stat::{ctime_of, pin_ctime};
 use super::sync::{lock, read, write};
 use crate::codec::{self, Encoded};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// Blocks that are encoded before they are appended.
 const BATCH: usize = 64;

@@ -4,12 +4,13 @@
 //! others wait; if making it fails they try for themselves, so that each has its own error.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
 use super::error::StoreError;
 use crate::codec::{PrimerId, Start};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of states that are kept unless something else is said.
 pub const DEFAULT_START_BYTES: usize = 96 << 20;

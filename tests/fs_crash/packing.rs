@@ -7,6 +7,7 @@ use vortex_fs::codec::ModelId;
 use vortex_fs::pack::Direction;
 use vortex_fs::pack::protocol::Job;
 use vortex_fs::segment::{Form, Segment, StartEntry};
+use vortex_fs::store::Archive;
 
 use crate::world::{RDWR, ROOT, World, noise, os, stored_names};
 
@@ -31,6 +32,25 @@ fn own_model(dir: &tempfile::TempDir) -> (PathBuf, ModelId) {
     let path = dir.path().join("own.safetensors");
     std::fs::write(&path, &bytes).unwrap();
     (path, ModelId::of(&bytes))
+}
+
+/// Two disk blocks of text that a model makes smaller.
+fn telemetry() -> Vec<u8> {
+    let line = |(i, v): (usize, &[u8])| {
+        let (second, value) = (i % 60, 20 + v[0] % 4);
+        format!(
+            "2024-03-01T12:00:{second:02}Z,temperature={value}.{},ok\n",
+            v[1] % 10
+        )
+        .into_bytes()
+    };
+    let mut text: Vec<u8> = noise(300, 5)
+        .chunks_exact(2)
+        .enumerate()
+        .flat_map(line)
+        .collect();
+    text.truncate(4500);
+    text
 }
 
 /// What the segment of a file says of itself.
@@ -78,21 +98,9 @@ fn packing_with_a_model_that_only_the_archive_has() {
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let (path, model) = own_model(&elsewhere);
-    let line = |(i, v): (usize, &[u8])| {
-        let (second, value) = (i % 60, 20 + v[0] % 4);
-        format!(
-            "2024-03-01T12:00:{second:02}Z,temperature={value}.{},ok\n",
-            v[1] % 10
-        )
-        .into_bytes()
-    };
-    let text: Vec<u8> = noise(300, 5)
-        .chunks_exact(2)
-        .enumerate()
-        .flat_map(line)
-        .collect();
+    let text = telemetry();
     world.open();
-    world.segment("a.csv", &text[..4500]);
+    world.segment("a.csv", &text);
     world.begin();
     let own = Job {
         profile: Some(path.to_string_lossy().into_owned()),
@@ -108,6 +116,28 @@ fn packing_with_a_model_that_only_the_archive_has() {
     world.is_durable();
     assert_eq!(done.files, 1, "{done:?}");
     world.survives_every_crash("pack with a model");
+}
+
+/// What the private directory holds must be as safe as the files that need it, from the first one on.
+#[test]
+fn packing_right_after_the_archive_was_made() {
+    let Some(mut world) = World::bare() else {
+        return;
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (path, model) = own_model(&elsewhere);
+    world.plain("a.csv", &telemetry());
+    world.begin();
+    Archive::init(world.recorder.path()).unwrap();
+    world.open();
+    let own = Job {
+        profile: Some(path.to_string_lossy().into_owned()),
+        ..job()
+    };
+    assert_eq!(world.job(Direction::Pack, own).done, 1);
+    world.is_durable();
+    assert_eq!(stored(&world, "a.csv", |s| s.models().to_vec()), [model]);
+    world.survives_every_crash_of_its_making("make an archive and pack");
 }
 
 #[test]

@@ -87,6 +87,10 @@ pub fn recover(disk: &Disk, known: &mut Known, fresh: bool) -> Result<Tree, Stri
         as_reader = Some(look(dir.path(), Access::Read, disk, known)?.1);
     }
     let (fs, as_writer) = look(dir.path(), Access::Write, disk, known)?;
+    let temporary = std::fs::read_dir(dir.path().join(".vortex/tmp")).map_err(|e| e.to_string())?;
+    if temporary.count() > 0 {
+        return Err("temporary files stay".to_string());
+    }
     if as_reader.is_some_and(|tree| tree != as_writer) {
         return Err("a reader sees another tree than the next writer".to_string());
     }

@@ -1,0 +1,349 @@
+//! One file: readers, writers, commits, cuts, renames and packing at the same time.
+//!
+//! A version of the content is one byte, repeated; so a mixture of two shows.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::store::{Access, Archive, BlockSource, Encoding, KeyRun, SealOptions, StoreError, seal};
+use shuttle::sync::atomic::{AtomicU64, Ordering};
+use shuttle::thread;
+
+use crate::fs::{Caller, Fh, Fs, FsError, FsOptions, NodeId, Outcome, RenameFlags, SetAttr};
+use crate::run::many;
+
+schedules! {
+    many reads_see_whole_writes_while_it_is_packed,
+    many appends_and_cuts_leave_whole_pieces,
+    many a_rename_over_it_shows_the_old_or_the_new,
+    many a_second_mount_sees_what_was_committed,
+    many removed_and_closed_it_leaves_nothing,
+}
+
+const BLOCK: usize = 16 << 10;
+const LEN: usize = BLOCK + 1000;
+const RDONLY: i32 = 0;
+const RDWR: i32 = 2;
+const APPEND: i32 = 0o2002;
+const ROOT: NodeId = NodeId::ROOT;
+
+fn os(name: &str) -> &OsStr {
+    OsStr::new(name)
+}
+
+struct World {
+    fs: Arc<Fs>,
+    dir: tempfile::TempDir,
+}
+
+fn open(dir: &Path, access: Access) -> Arc<Fs> {
+    let options = FsOptions {
+        cache_bytes: 40_000,
+        block_size: BLOCK as u32,
+        // The flusher is asked early, and commits all that it finds.
+        file_dirty_bytes: 1000,
+        total_dirty_bytes: 30_000,
+        commit_after: Duration::ZERO,
+        commit_closed_after: Duration::ZERO,
+        jobs: 1,
+    };
+    Fs::new(Archive::open(dir, access).unwrap(), options).unwrap()
+}
+
+impl World {
+    fn new() -> World {
+        let shm = Path::new("/dev/shm");
+        let dir = if shm.is_dir() {
+            tempfile::tempdir_in(shm)
+        } else {
+            tempfile::tempdir()
+        };
+        let dir = dir.unwrap();
+        Archive::init(dir.path()).unwrap();
+        World {
+            fs: open(dir.path(), Access::Write),
+            dir,
+        }
+    }
+
+    /// A file of a version, committed.
+    fn with(name: &str, content: &[u8]) -> World {
+        let world = World::new();
+        let fh = create(&world.fs, name);
+        world.fs.write(fh, 0, content).unwrap();
+        world.fs.fsync(fh, false).unwrap();
+        world.fs.release(fh).unwrap();
+        world
+    }
+
+    /// Ends the mount, begins another, and answers what the file holds.
+    fn after_remount(self, name: &str) -> Vec<u8> {
+        self.fs.shutdown().unwrap();
+        let left = self.fs.stats();
+        assert_eq!(
+            (left.dirty_files, left.dirty_bytes, left.handles),
+            (0, 0, 0)
+        );
+        drop(self.fs);
+        let fs = open(self.dir.path(), Access::Read);
+        read_by_name(&fs, name).unwrap()
+    }
+}
+
+fn create(fs: &Fs, name: &str) -> Fh {
+    let me = Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        umask: 0,
+    };
+    fs.create(ROOT, os(name), 0o600, RDWR, me).unwrap().2
+}
+
+fn open_file(fs: &Fs, name: &str, flags: i32) -> Result<Fh, FsError> {
+    fs.open(fs.resolve(Path::new(name))?, flags)
+}
+
+fn read_by_name(fs: &Fs, name: &str) -> Result<Vec<u8>, FsError> {
+    let fh = open_file(fs, name, RDONLY)?;
+    let bytes = fs.read(fh, 0, 1 << 20)?;
+    fs.release(fh)?;
+    Ok(bytes)
+}
+
+fn content(version: u64) -> Vec<u8> {
+    vec![version as u8; LEN]
+}
+
+/// The version that this is, whole.
+fn version(bytes: &[u8]) -> u64 {
+    assert_eq!(bytes.len(), LEN);
+    assert!(bytes.iter().all(|b| *b == bytes[0]), "a mixture");
+    u64::from(bytes[0])
+}
+
+/// Bytes in memory, so that sealing needs none of the scheduler's locks in its own threads.
+struct Copy(Vec<u8>);
+
+impl BlockSource for Copy {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let at = offset as usize;
+        buf.copy_from_slice(&self.0[at..at + buf.len()]);
+        Ok(())
+    }
+}
+
+/// Packs a file, as the pack job does; answers whether the result was taken.
+fn pack(fs: &Fs, name: &str) -> Result<bool, FsError> {
+    let snapshot = fs.snapshot(Path::new(name))?;
+    let mut bytes = vec![0; snapshot.len() as usize];
+    // Block by block, so that a write may come between.
+    for (at, part) in bytes.chunks_mut(BLOCK).enumerate() {
+        if snapshot.read_at(part, (at * BLOCK) as u64).is_err() {
+            assert!(snapshot.is_changed());
+            return Ok(false);
+        }
+    }
+    let temp = fs.archive().temp_file()?;
+    let options = SealOptions {
+        block_size: BLOCK as u32,
+        encoding: Encoding::Fresh,
+        key_run: KeyRun::NONE,
+        primer: None,
+        jobs: 1,
+        progress: None,
+        cancel: None,
+    };
+    seal(&Copy(bytes), &temp, fs.archive().library(), &options)?;
+    Ok(fs.finish_repack(snapshot, temp)? == Outcome::Swapped)
+}
+
+fn spawn<T: 'static + Send>(
+    fs: &Arc<Fs>,
+    work: impl FnOnce(&Fs) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let fs = Arc::clone(fs);
+    thread::spawn(move || work(&fs))
+}
+
+fn reads_see_whole_writes_while_it_is_packed() {
+    let world = World::with("a", &content(1));
+    let writer = spawn(&world.fs, |fs| {
+        let fh = open_file(fs, "a", RDWR).unwrap();
+        for version in 2..4 {
+            fs.write(fh, 0, &content(version)).unwrap();
+            if version == 2 {
+                fs.fsync(fh, true).unwrap();
+            }
+        }
+        fs.release(fh).unwrap();
+    });
+    let reader = spawn(&world.fs, |fs| {
+        let fh = open_file(fs, "a", RDONLY).unwrap();
+        let mut last = 1;
+        for _ in 0..3 {
+            let now = version(&fs.read(fh, 0, 1 << 20).unwrap());
+            assert!(now >= last, "{now} after {last}");
+            last = now;
+        }
+        fs.release(fh).unwrap();
+    });
+    let packer = spawn(&world.fs, |fs| pack(fs, "a").unwrap());
+    for thread in [writer, reader] {
+        thread.join().unwrap();
+    }
+    packer.join().unwrap();
+    assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 3);
+    assert_eq!(version(&world.after_remount("a")), 3);
+}
+
+fn appends_and_cuts_leave_whole_pieces() {
+    const PIECE: usize = 9000;
+    let whole = |bytes: &[u8]| {
+        assert!(bytes.len().is_multiple_of(PIECE));
+        for piece in bytes.chunks(PIECE) {
+            assert!(piece.iter().all(|b| *b == piece[0] && *b > 0));
+        }
+    };
+    let world = World::with("a", &[1; PIECE]);
+    let mut writers = Vec::new();
+    for byte in [2, 3] {
+        writers.push(spawn(&world.fs, move |fs| {
+            let fh = open_file(fs, "a", APPEND).unwrap();
+            fs.write(fh, 0, &[byte; PIECE]).unwrap();
+            fs.fsync(fh, true).unwrap();
+            fs.write(fh, 0, &[byte; PIECE]).unwrap();
+            fs.release(fh).unwrap();
+        }));
+    }
+    writers.push(spawn(&world.fs, |fs| {
+        let node = fs.resolve(Path::new("a")).unwrap();
+        let set = SetAttr {
+            size: Some(PIECE as u64),
+            ..SetAttr::default()
+        };
+        fs.setattr(node, None, set).unwrap();
+    }));
+    writers.push(spawn(&world.fs, move |fs| {
+        for _ in 0..2 {
+            whole(&read_by_name(fs, "a").unwrap());
+        }
+    }));
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    let now = read_by_name(&world.fs, "a").unwrap();
+    whole(&now);
+    assert!(now.len() <= 5 * PIECE && now[0] == 1);
+    assert!(world.after_remount("a") == now);
+}
+
+fn a_rename_over_it_shows_the_old_or_the_new() {
+    let world = World::with("a", &content(1));
+    let old = open_file(&world.fs, "a", RDWR).unwrap();
+    let mover = spawn(&world.fs, |fs| {
+        let fh = create(fs, "b");
+        fs.write(fh, 0, &content(2)).unwrap();
+        fs.rename(ROOT, os("b"), ROOT, os("a"), RenameFlags::Replace)
+            .unwrap();
+        fs.fsync(fh, false).unwrap();
+        fs.release(fh).unwrap();
+    });
+    let looker = spawn(&world.fs, |fs| {
+        let mut last = 1;
+        for _ in 0..2 {
+            let now = version(&read_by_name(fs, "a").unwrap());
+            assert!(now >= last);
+            last = now;
+        }
+    });
+    let holder = spawn(&world.fs, move |fs| {
+        fs.fsync(old, false).unwrap();
+        assert_eq!(version(&fs.read(old, 0, 1 << 20).unwrap()), 1);
+        fs.release(old).unwrap();
+    });
+    let packer = spawn(&world.fs, |fs| pack(fs, "a").unwrap());
+    for thread in [mover, looker, holder] {
+        thread.join().unwrap();
+    }
+    packer.join().unwrap();
+    assert_eq!(version(&world.after_remount("a")), 2);
+}
+
+fn a_second_mount_sees_what_was_committed() {
+    let world = World::with("a", &content(1));
+    assert!(matches!(
+        Archive::open(world.dir.path(), Access::Write),
+        Err(StoreError::Busy(_))
+    ));
+    let (begun, synced) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(1)));
+    let writer = {
+        let (begun, synced) = (Arc::clone(&begun), Arc::clone(&synced));
+        spawn(&world.fs, move |fs| {
+            let fh = open_file(fs, "a", RDWR).unwrap();
+            for version in 2..4 {
+                begun.store(version, Ordering::SeqCst);
+                fs.write(fh, 0, &content(version)).unwrap();
+                fs.fsync(fh, true).unwrap();
+                synced.store(version, Ordering::SeqCst);
+            }
+            fs.release(fh).unwrap();
+        })
+    };
+    let reader = {
+        let dir = world.dir.path().to_path_buf();
+        thread::spawn(move || {
+            let fs = open(&dir, Access::Read);
+            for _ in 0..2 {
+                let least = synced.load(Ordering::SeqCst);
+                // Opening looks whether the file has changed.
+                let now = version(&read_by_name(&fs, "a").unwrap());
+                assert!((least..=begun.load(Ordering::SeqCst)).contains(&now));
+            }
+        })
+    };
+    let packer = spawn(&world.fs, |fs| pack(fs, "a").unwrap());
+    writer.join().unwrap();
+    reader.join().unwrap();
+    packer.join().unwrap();
+    assert_eq!(version(&world.after_remount("a")), 3);
+}
+
+fn removed_and_closed_it_leaves_nothing() {
+    let world = World::with("keep", &content(1));
+    let fh = create(&world.fs, "a");
+    let writer = spawn(&world.fs, move |fs| {
+        fs.write(fh, 0, &content(2)).unwrap();
+        fs.fsync(fh, true).unwrap();
+        fs.write(fh, 0, &content(3)).unwrap();
+        assert_eq!(version(&fs.read(fh, 0, 1 << 20).unwrap()), 3);
+        fs.release(fh).unwrap();
+    });
+    let remover = spawn(&world.fs, |fs| {
+        let node = fs.resolve(Path::new("a")).unwrap();
+        fs.unlink(ROOT, os("a")).unwrap();
+        // What creating it and looking it up counted.
+        fs.forget(node, 2);
+    });
+    let packer = spawn(&world.fs, |fs| match pack(fs, "a") {
+        Ok(_) | Err(FsError::NotFound) => {}
+        Err(error) => panic!("{error}"),
+    });
+    for thread in [writer, remover, packer] {
+        thread.join().unwrap();
+    }
+    assert!(matches!(
+        world.fs.resolve(Path::new("a")),
+        Err(FsError::NotFound)
+    ));
+    let keep = world.fs.resolve(Path::new("keep")).unwrap();
+    world.fs.forget(keep, 10);
+    world.fs.shutdown().unwrap();
+    assert_eq!(world.fs.stats().nodes, 1, "the root alone");
+    assert_eq!(version(&world.after_remount("keep")), 1);
+}
