@@ -139,6 +139,12 @@ fn choose_for(
                 .gain(&state, encoder)
                 .is_some_and(|gain| pays(gain, total, 0))
             {
+                if !how.dry_run
+                    && let Err(e) = library.primers().secure(id)
+                {
+                    log::warn!("primer {id} is not used for more files: {e}");
+                    continue;
+                }
                 return Ok(Some(Primer { id, state }));
             }
         }

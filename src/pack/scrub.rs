@@ -28,6 +28,8 @@ use crate::store::{Depth, StoreError, verify_storage};
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// How long damage must stay the same to be believed: a commit may have come between.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// Damaged parts of a file that are told one by one.
+const MOST_LINES: usize = 20;
 const STATE_FILE: &str = "scrub";
 
 /// The background scrub; it works until it is told to stop.
@@ -326,11 +328,16 @@ impl Scrubber {
     }
 }
 
-/// What is wrong, a line each, with the bytes of the content that are lost where they are known.
+/// What is wrong, a line each, with the bytes of the content that are lost where they are known. Of very much damage the first
+/// lines, and how much more there is.
 fn lines(report: &Report) -> Vec<String> {
     let serious = report.findings.iter();
     let serious = serious.filter(|f| f.severity >= Severity::Warning);
+    let more = serious.clone().count().saturating_sub(MOST_LINES);
+    let more =
+        (more > 0).then(|| format!("{more} more damaged parts; `vortex-fs verify` lists them"));
     serious
+        .take(MOST_LINES)
         .map(|finding| match finding.content(report.summary.as_ref()) {
             Some(bytes) => format!(
                 "bytes {} to {}: {}",
@@ -340,6 +347,7 @@ fn lines(report: &Report) -> Vec<String> {
             ),
             None => finding.what.clone(),
         })
+        .chain(more)
         .collect()
 }
 

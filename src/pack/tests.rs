@@ -8,7 +8,8 @@ use super::{Defaults, Direction, run};
 use crate::codec::PrimerId;
 use crate::fs::{Fs, FsOptions};
 use crate::segment::{Segment, StartEntry};
-use crate::store::{Access, Archive, Cancel};
+use crate::store::twins::BOTH;
+use crate::store::{Access, Archive, Cancel, primers};
 
 /// Bytes of one kind of noise: those of one kind have pieces in common, whatever their seed.
 fn alike(len: usize, kind: u64, seed: u64) -> Vec<u8> {
@@ -139,21 +140,33 @@ fn a_primer_that_is_gone_from_the_archive_is_not_used_from_memory() {
     let [id] = packed.primers_of("0.bin")[..] else {
         panic!("a primer is used");
     };
-    let file = packed
-        .dir
-        .path()
-        .join(".vortex/primers")
-        .join(id.to_string());
-    std::fs::remove_file(&file).unwrap();
     for n in 0..6 {
         std::fs::remove_file(packed.dir.path().join(format!("{n}.bin.vortex"))).unwrap();
     }
+    let copies = BOTH.map(|copy| packed.dir.path().join(primers::path_of(id, copy)));
+    copies.each_ref().map(|c| std::fs::remove_file(c).unwrap());
     packed.files.clear();
     packed.put("late.bin", alike(30_000, 1, 99));
     pack_all(&fs, Job::default());
     assert_eq!(packed.primers_of("late.bin"), []);
     fs.shutdown().unwrap();
     drop(fs);
+    packed.check();
+}
+
+#[test]
+fn a_primer_of_which_one_copy_is_gone_is_used_once_it_has_two_again() {
+    let mut packed = six_alike();
+    packed.pack(Job::default());
+    let [id] = packed.primers_of("0.bin")[..] else {
+        panic!("a primer is used");
+    };
+    let copies = BOTH.map(|copy| packed.dir.path().join(primers::path_of(id, copy)));
+    std::fs::remove_file(&copies[0]).unwrap();
+    packed.put("late.bin", alike(30_000, 1, 99));
+    packed.pack(Job::default());
+    assert_eq!(packed.primers_of("late.bin"), [id]);
+    assert!(copies.iter().all(|copy| copy.exists()));
     packed.check();
 }
 

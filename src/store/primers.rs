@@ -236,6 +236,22 @@ impl PrimerStore {
         Ok(spoilt)
     }
 
+    /// Makes sure, before more blocks come to need a primer, that the archive has both copies of it, durably.
+    ///
+    /// # Errors
+    /// As for [`PrimerStore::restore`].
+    pub fn secure(&self, id: PrimerId) -> Result<(), StoreError> {
+        for copy in BOTH {
+            if !self.condition(id, copy, Depth::Checksums)?.is_good() {
+                self.restore(id)?;
+            }
+            self.files
+                .sync(copy)
+                .map_err(StoreError::io(path_of(id, copy)))?;
+        }
+        Ok(())
+    }
+
     /// Removes both copies of a primer, and what was noted of it. The caller has made sure that no segment of the archive names
     /// it, and that none can come to.
     ///
@@ -444,7 +460,11 @@ mod tests {
             assert_eq!(open().restore(id).unwrap(), [copy]);
             assert_eq!(open().restore(id).unwrap(), []);
         }
+        std::fs::remove_file(&paths[1]).unwrap();
+        open().secure(id).unwrap();
+        assert_eq!(std::fs::read(&paths[1]).unwrap(), good);
         open().remove(id).unwrap();
+        assert!(open().secure(id).is_err());
         assert_eq!(open().kinds().unwrap(), []);
         assert!(matches!(open().load(id), Err(StoreError::MissingPrimer(_))));
     }
