@@ -1,6 +1,7 @@
 //! One file: readers, writers, commits, cuts, renames and packing at the same time.
 //!
-//! A version of the content is one byte, repeated; so a mixture of two shows.
+//! Versions of the content have nothing in common and do not compress, so that a mixture of two shows, and what a commit makes
+//! free is given back under those who still read it.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::run::many;
 
 schedules! {
     many reads_see_whole_writes_while_it_is_packed,
+    many writes_beside_each_other_in_one_block_all_stay,
     many appends_and_cuts_leave_whole_pieces,
     many a_rename_over_it_shows_the_old_or_the_new,
     many a_second_mount_sees_what_was_committed,
@@ -40,11 +42,12 @@ struct World {
 
 fn open(dir: &Path, access: Access) -> Arc<Fs> {
     let options = FsOptions {
-        cache_bytes: 40_000,
+        // One block, so that others are decoded again and again.
+        cache_bytes: 18_000,
         block_size: BLOCK as u32,
-        // The flusher is asked early, and commits all that it finds.
-        file_dirty_bytes: 1000,
-        total_dirty_bytes: 30_000,
+        // One written block has the flusher asked, which commits all that it finds; two are stored by the writer.
+        file_dirty_bytes: 12_000,
+        total_dirty_bytes: 40_000,
         commit_after: Duration::ZERO,
         commit_closed_after: Duration::ZERO,
         jobs: 1,
@@ -113,14 +116,20 @@ fn read_by_name(fs: &Fs, name: &str) -> Result<Vec<u8>, FsError> {
 }
 
 fn content(version: u64) -> Vec<u8> {
-    vec![version as u8; LEN]
+    let mut x = version.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 32) as u8
+    };
+    (0..LEN).map(|_| next()).collect()
 }
 
 /// The version that this is, whole.
 fn version(bytes: &[u8]) -> u64 {
-    assert_eq!(bytes.len(), LEN);
-    assert!(bytes.iter().all(|b| *b == bytes[0]), "a mixture");
-    u64::from(bytes[0])
+    let found = (1..4).find(|&version| content(version) == bytes);
+    found.unwrap_or_else(|| panic!("{} bytes of no version", bytes.len()))
 }
 
 /// Bytes in memory, so that sealing needs none of the scheduler's locks in its own threads.
@@ -200,6 +209,36 @@ fn reads_see_whole_writes_while_it_is_packed() {
     packer.join().unwrap();
     assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 3);
     assert_eq!(version(&world.after_remount("a")), 3);
+}
+
+fn writes_beside_each_other_in_one_block_all_stay() {
+    const REGION: usize = 4000;
+    let mut now = content(1);
+    let world = World::with("a", &now);
+    let mut threads = Vec::new();
+    for at in [100, 8000] {
+        now[at..at + REGION].fill(2);
+        threads.push(spawn(&world.fs, move |fs| {
+            let fh = open_file(fs, "a", RDWR).unwrap();
+            for byte in 1..3 {
+                fs.write(fh, at as u64, &[byte; REGION]).unwrap();
+                let seen = fs.read(fh, at as u64, REGION).unwrap();
+                assert!(seen == [byte; REGION], "a writer sees its own write");
+                if byte == 1 {
+                    fs.fsync(fh, true).unwrap();
+                }
+            }
+            fs.release(fh).unwrap();
+        }));
+    }
+    threads.push(spawn(&world.fs, |fs| {
+        pack(fs, "a").unwrap();
+    }));
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert!(read_by_name(&world.fs, "a").unwrap() == now);
+    assert!(world.after_remount("a") == now);
 }
 
 fn appends_and_cuts_leave_whole_pieces() {

@@ -27,7 +27,7 @@ fn config() -> Config {
 
 fn schedules() -> usize {
     let told = std::env::var("SCHEDULES").ok();
-    told.and_then(|n| n.parse().ok()).unwrap_or(2000)
+    told.and_then(|n| n.parse().ok()).unwrap_or(1000)
 }
 
 /// Runs many schedules, or the one that the environment names.
