@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::store::shown;
+
 use super::{
     CliError, Outcome, bench, cat, compress, decompress, demo, mount, pack, profiles, repair, stat,
     train, umount, unpack, verify, warn,
@@ -180,7 +182,11 @@ fn log_to_stderr(verbose: u8) {
         .format(|out, record| {
             use std::io::Write;
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "vortex-fs: {level}: {}", record.args())
+            writeln!(
+                out,
+                "vortex-fs: {level}: {}",
+                shown(&record.args().to_string())
+            )
         })
         .try_init();
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::files::{Models, NewFile, store_failure};
 use super::mount::parse_block_size;
-use super::{CliError, Outcome, Progress, print, print_json, remove_if_killed, warn};
+use super::{CliError, Outcome, Progress, print, print_json, print_lines, remove_if_killed, warn};
 use crate::bench::BenchError;
 use crate::bench::codec::{self, Settings};
 use crate::bench::figures::{Figures, Measured, PeerFigures, Reads};
@@ -50,8 +50,8 @@ struct CodecArgs {
     /// Bytes of a block
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
     block_size: u32,
-    /// Blocks at the start of every 1024 that teach the others, 0 to 16
-    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=16))]
+    /// Blocks at the start of every 1024 that teach the others, 0 to 4
+    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=4))]
     key_blocks: u8,
     /// Single reads of each file in each case, at most
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -121,7 +121,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
             total,
         })?;
     } else {
-        print(details(&total))?;
+        print_lines(details(&total))?;
         show(&total)?;
     }
     Ok(Outcome::Good)

@@ -48,9 +48,9 @@ pub(crate) struct Args {
     /// Bytes that are compressed as one: 16K to 1M, a power of two. Larger is smaller on disk and slower at random
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BLOCK_SIZE, value_parser = parse_block_size)]
     block_size: u32,
-    /// Blocks at the start of every 1024 that teach the others, 0 to 16: more is smaller on disk and slower at random; with 0 every
+    /// Blocks at the start of every 1024 that teach the others, 0 to 4: more is smaller on disk and slower at random; with 0 every
     /// block stands alone
-    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=16))]
+    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=4))]
     key_blocks: u8,
     /// A sample that all blocks may start from, instead of key blocks; of more than 1 MiB, the last. Needed to decompress: an
     /// archive around the output keeps it

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cancel, CliError, Outcome, percent, print, print_json, warn};
+use super::{Cancel, CliError, Outcome, percent, print, print_json, print_lines, warn};
 use crate::demo::{self, DemoError, Pace, Plan, Report, Row};
 
 /// Record telemetry of this machine, mount, pack and read it back, in a temporary directory
@@ -67,7 +67,7 @@ fn failure(error: DemoError) -> CliError {
 
 fn show(report: &Report) -> Result<(), CliError> {
     let total = report.total();
-    print(format_args!(
+    print_lines(format_args!(
         "\n{:<14} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}",
         "bytes", "recorded", "gzip -9", "zstd -19", "xz -9", "packed", "of xz"
     ))?;
@@ -75,7 +75,7 @@ fn show(report: &Report) -> Result<(), CliError> {
         print(line(row))?;
     }
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    print(format_args!(
+    print_lines(format_args!(
         "\nPacked {:.1} MiB in {:.1} s, checking included; read back in {:.1} s; \
          median random read of 4 KiB {:.1} ms.\nEvery byte came back. Nothing is left behind.",
         mib(total.recorded),

@@ -143,7 +143,10 @@ fn ask(
         Direction::Pack => Request::Pack(job),
         Direction::Unpack => Request::Unpack(job),
     };
-    client.send(&request).map_err(lost)?;
+    client.send(&request).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidInput => CliError::failed(e.to_string()).on(root),
+        _ => lost(e),
+    })?;
     let stream = client.stream().map_err(lost)?;
     // To stop saying anything is how a client cancels; the daemon still tells what it did.
     while_watching(

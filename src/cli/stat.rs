@@ -229,5 +229,5 @@ fn show(figures: &Figures) -> Result<(), CliError> {
     for model in &figures.models {
         line("model", model.clone());
     }
-    print(lines.join("\n"))
+    lines.into_iter().try_for_each(print)
 }

@@ -10,6 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 
 /// Version of the arithmetic and of the tensor names; a change of either changes it.
 pub const FORMAT_VERSION: u32 = 1;
+/// Longest header that is read: the names and shapes of some thousand tensors.
+const MAX_HEADER_BYTES: u64 = 256 << 10;
 /// The one metadata key of a model file; its value is [`metadata`].
 pub const METADATA_KEY: &str = "vortex_model";
 
@@ -123,24 +125,28 @@ impl Model {
             return Err(EngineError::Kernel(kernel.name().to_string()));
         }
         let container = |e: safetensors::SafeTensorError| EngineError::Container(e.to_string());
+        let header_len = bytes
+            .first_chunk()
+            .map_or(0, |len| u64::from_le_bytes(*len));
+        if header_len > MAX_HEADER_BYTES {
+            let reason =
+                format!("a header of {header_len} bytes, at most {MAX_HEADER_BYTES} are read");
+            return Err(EngineError::Container(reason));
+        }
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
         let entry = header.metadata().as_ref().and_then(|m| m.get(METADATA_KEY));
         let config = parse_metadata(entry.map_or("", String::as_str))?;
         let file = SafeTensors::deserialize(bytes).map_err(container)?;
-        let mut tensors = Vec::new();
-        for (name, shape) in tensor_shapes(&config) {
-            tensors.push(read(&file, name, &shape)?);
-        }
         let mut id = [0; 16];
         id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
-        Self::build(id, config, kernel, &tensors)
+        Self::build(id, config, kernel, &file)
     }
 
     fn build(
         id: [u8; 16],
         config: Config,
         kernel: Kernel,
-        tensors: &[Vec<i8>],
+        file: &SafeTensors<'_>,
     ) -> Result<Self, EngineError> {
         let (d, ffn, rate) = (
             config.d(),
@@ -150,39 +156,42 @@ impl Model {
         let inconsistent =
             || EngineError::Config("tensors do not fit the configuration".to_string());
         let pack = |t: &[i8], k: usize| Packed::new(t.chunks_exact(k), k);
-        let [embedding, layers @ .., head] = tensors else {
-            return Err(inconsistent());
+        // One tensor at a time, in the order of the shapes.
+        let mut shapes = tensor_shapes(&config).into_iter();
+        let mut next = || {
+            let (name, shape) = shapes.next().ok_or_else(inconsistent)?;
+            read(file, name, &shape)
         };
-        let mut built = Vec::with_capacity(config.model.n_layers);
-        for layer in layers.chunks(7) {
-            let [qkv, bias_recent, bias_memory, compress, o, up, down] = layer else {
-                return Err(inconsistent());
-            };
+        let embedding = next()?;
+        let mut layers = Vec::with_capacity(config.model.n_layers);
+        for _ in 0..config.model.n_layers {
+            let qkv = next()?;
+            let (bias_recent, bias_memory) = (next()?, next()?);
             // (out, in, k) in the file; a slot's inputs lie position by position in the engine.
-            let by_position: Vec<i8> = compress
+            let by_position: Vec<i8> = next()?
                 .chunks_exact(d * rate)
                 .flat_map(|row| {
                     (0..rate).flat_map(move |p| row.iter().skip(p).step_by(rate).copied())
                 })
                 .collect();
-            built.push(Layer {
-                qkv: pack(qkv, d),
+            layers.push(Layer {
                 kv: pack(qkv.get(d * d..).ok_or_else(inconsistent)?, d),
-                o: pack(o, d),
+                qkv: pack(&qkv, d),
                 compress: pack(&by_position, d * rate),
-                up: pack(up, d),
-                down: pack(down, ffn),
-                bias_recent: bias_recent.clone(),
-                bias_memory: bias_memory.clone(),
+                o: pack(&next()?, d),
+                up: pack(&next()?, d),
+                down: pack(&next()?, ffn),
+                bias_recent,
+                bias_memory,
             });
         }
-        let head = pack(head, d);
+        let head = pack(&next()?, d);
         Ok(Model {
             id,
             config,
             kernel,
-            embedding: embedding.clone(),
-            layers: built,
+            embedding,
+            layers,
             head,
         })
     }

@@ -194,7 +194,7 @@ pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &Fil
 }
 
 /// Lets this process open as many files as it is allowed: every node that the kernel knows holds one open.
-pub(super) fn raise_file_limit() {
+pub fn raise_file_limit() {
     const ENOUGH: u64 = 1 << 20;
     let limit = getrlimit(Resource::Nofile);
     let wanted = |maximum: Option<u64>| Rlimit {

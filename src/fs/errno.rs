@@ -127,7 +127,7 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::NotAnArchive(_) => Errno::NOENT,
         StoreError::Busy(_) | StoreError::Changed => Errno::BUSY,
         StoreError::SeveralNames(_) => Errno::MLINK,
-        StoreError::Attributes => Errno::PERM,
+        StoreError::Attributes | StoreError::Untrusted { .. } => Errno::PERM,
         StoreError::Cancelled => Errno::CANCELED,
         StoreError::Segment(_)
         | StoreError::UnknownFormat { .. }

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
+pub use backing::raise_file_limit;
 pub use dir::DirEntry;
 pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};

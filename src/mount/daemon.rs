@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::options::Options;
 use super::session::{Events, Mounted};
-use super::{MountError, check, logfile, spawn};
+use super::{MountError, check, logfile, privileges, spawn};
 use crate::fs::{Fs, FsOptions};
 use crate::pack::Defaults;
 use crate::pack::idle::{Idle, IdleSettings};
@@ -49,6 +49,7 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
     }
     check::check_fuse()?;
     let archive = open_archive(settings)?;
+    privileges::give_up(archive.access()).map_err(refused)?;
     let read_only = archive.access() == Access::Read;
     let private = archive
         .private_fd()
@@ -56,8 +57,10 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         .transpose()
         .map_err(refused)?;
     let private = private.as_ref().filter(|_| !read_only).map(AsFd::as_fd);
-    if background && private.is_some() {
-        logfile::log_to(&archive.root().join(PRIVATE_DIR).join("log")).map_err(refused)?;
+    if let Some(private) = private.filter(|_| background) {
+        let log = archive.root().join(PRIVATE_DIR).join("log");
+        logfile::log_to(private)
+            .map_err(|e| MountError::Refused(format!("{}: {e}", log.display())))?;
         // Opening it said so where nobody could hear it.
         archive.library().warn_of_bad_copies();
     }

@@ -1,26 +1,33 @@
 //! The daemon's log, `.vortex/log`: bounded, because nobody looks after it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat, renameat};
+
+use crate::store::shown;
+
+/// Its names in `.vortex`.
+const NAME: &str = "log";
+const OLD_NAME: &str = "log.1";
 
 /// A log is put aside as `log.1` when it grows beyond this, so both take at most twice as much.
 const LIMIT: u64 = 1 << 20;
 
 /// A file that is appended to and put aside when it is long.
 pub(super) struct LogFile {
-    path: PathBuf,
+    dir: OwnedFd,
     file: File,
     len: u64,
 }
 
 impl LogFile {
-    /// Opens or makes the log at `path`.
-    pub(super) fn open(path: &Path) -> io::Result<LogFile> {
+    /// Opens or makes the log in the directory `dir`.
+    pub(super) fn open(dir: BorrowedFd<'_>) -> io::Result<LogFile> {
         let mut log = LogFile {
-            path: path.to_path_buf(),
-            file: open(path)?,
+            dir: dir.try_clone_to_owned()?,
+            file: open(dir)?,
             len: 0,
         };
         log.len = log.file.metadata()?.len();
@@ -30,22 +37,27 @@ impl LogFile {
 
     fn put_aside_if_long(&mut self) -> io::Result<()> {
         if self.len > LIMIT {
-            std::fs::rename(&self.path, self.path.with_extension("1"))?;
-            self.file = open(&self.path)?;
+            renameat(&self.dir, NAME, &self.dir, OLD_NAME)?;
+            self.file = open(self.dir.as_fd())?;
             self.len = 0;
         }
         Ok(())
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(no_links)
-        .open(path)
+/// Never through a link, and never waiting for a reader of a pipe that somebody put there.
+fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
+    let file = File::from(openat(dir, NAME, flags, Mode::from_raw_mode(0o600))?);
+    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file),
+        _ => Err(io::Error::other("it is no regular file; remove it")),
+    }
 }
 
 impl Write for LogFile {
@@ -62,9 +74,9 @@ impl Write for LogFile {
     }
 }
 
-/// Sends the log of this process to `path`.
-pub(super) fn log_to(path: &Path) -> io::Result<()> {
-    let file = LogFile::open(path)?;
+/// Sends the log of this process to the file in the private directory `dir`.
+pub(super) fn log_to(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let file = LogFile::open(dir)?;
     let filter = env_logger::Env::default().filter_or("VORTEX_LOG", "info");
     // Fails only where a logger is set already.
     let _ = env_logger::Builder::from_env(filter)
@@ -72,7 +84,8 @@ pub(super) fn log_to(path: &Path) -> io::Result<()> {
         .write_style(env_logger::WriteStyle::Never)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "{} {level}: {}", timestamp(), record.args())
+            let text = record.args().to_string();
+            writeln!(out, "{} {level}: {}", timestamp(), shown(&text))
         })
         .try_init();
     Ok(())
@@ -115,15 +128,28 @@ mod tests {
     fn a_long_log_is_put_aside_once() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("log");
-        let mut log = LogFile::open(&path).expect("open");
+        let fd = File::open(dir.path()).expect("open");
+        let mut log = LogFile::open(fd.as_fd()).expect("open");
         let line = vec![b'x'; 64 << 10];
         for _ in 0..100 {
             log.write_all(&line).expect("write");
         }
-        let len = |p: &Path| std::fs::metadata(p).expect("there").len();
+        let len = |p: &std::path::Path| std::fs::metadata(p).expect("there").len();
         assert!(len(&path) <= LIMIT + line.len() as u64);
         assert!(len(&path.with_extension("1")) <= LIMIT + line.len() as u64);
         assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 2);
+    }
+
+    #[test]
+    fn a_log_that_is_no_plain_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let fd = File::open(dir.path()).expect("open");
+        let pipe = rustix::fs::mknodat(&fd, NAME, FileType::Fifo, Mode::from_raw_mode(0o600), 0);
+        pipe.expect("a pipe");
+        assert!(LogFile::open(fd.as_fd()).is_err());
+        std::fs::remove_file(dir.path().join(NAME)).expect("removed");
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join(NAME)).expect("a link");
+        assert!(LogFile::open(fd.as_fd()).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod convert;
 mod daemon;
 mod logfile;
 mod options;
+mod privileges;
 mod requests;
 mod session;
 mod spawn;

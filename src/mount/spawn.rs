@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 use std::process::{Command, Stdio};
 
 /// Set in the environment of the background process.
@@ -62,9 +63,21 @@ pub fn in_background() -> bool {
     std::env::var_os(DAEMON_ENV).is_some_and(|v| v == OsStr::new("1"))
 }
 
-/// In the background process, before any work: leave the caller's session.
+/// In the background process, before any work: leave the caller's session, and close what was inherited beside the three standard
+/// streams.
 pub(super) fn leave_session() -> io::Result<()> {
     rustix::process::setsid()?;
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect();
+    for fd in open {
+        // Not the one that the directory was listed by.
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok() {
+            // SAFETY: this program has opened nothing that is still open, so nothing in it owns the descriptor.
+            unsafe { rustix::io::close(fd) };
+        }
+    }
     Ok(())
 }
 

@@ -2,15 +2,23 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{Event, Request, SOCKET, Status};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::protocol::{Event, MAX_REQUEST, Request, SOCKET, Status};
+use crate::store::is_trusted;
 use crate::store::names::PRIVATE_DIR;
 
 /// Longest event line in bytes that a client reads.
 const MAX_EVENT: u64 = 1 << 20;
+
+/// How long a daemon may take to hear a request, and to answer where it need not work for it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to the daemon that has an archive mounted.
 #[derive(Debug)]
@@ -22,14 +30,23 @@ impl Client {
     /// Connects to the daemon of the archive at `root`; none if no daemon serves it.
     ///
     /// # Errors
-    /// The socket is there but refuses this user, and other I/O errors.
+    /// The socket is there but refuses this user, or serves one who does not own the archive, and other I/O errors.
     pub fn connect(root: &Path) -> io::Result<Option<Client>> {
         let result =
             File::open(root.join(PRIVATE_DIR)).and_then(|dir| UnixStream::connect(socket_in(&dir)));
         match result {
-            Ok(stream) => Ok(Some(Client {
-                lines: BufReader::new(stream),
-            })),
+            Ok(stream) => {
+                let peer = socket_peercred(&stream)?.uid.as_raw();
+                if !is_trusted(peer, File::open(root)?.as_fd())? {
+                    return Err(io::Error::other(format!(
+                        "user {peer}, who does not own it, answers on its control socket; remove .vortex/control.sock if that is no daemon of yours"
+                    )));
+                }
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Ok(Some(Client {
+                    lines: BufReader::new(stream),
+                }))
+            }
             // Nobody made one, or whoever made it is dead.
             Err(e)
                 if matches!(
@@ -46,10 +63,14 @@ impl Client {
     /// Sends the request, the first and only one of this connection.
     ///
     /// # Errors
-    /// The daemon is gone.
+    /// The daemon is gone, or the request too long.
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
+        if line.len() as u64 > MAX_REQUEST {
+            let many = "these are more paths than a daemon takes at once; name their directories";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, many));
+        }
         self.lines.get_mut().write_all(&line)
     }
 
@@ -69,6 +90,15 @@ impl Client {
             return Ok(None);
         }
         Ok(Some(serde_json::from_slice(&line)?))
+    }
+
+    /// The answer to a question that takes the daemon no time.
+    fn answer(&mut self, request: &Request) -> io::Result<Option<Event>> {
+        self.send(request)?;
+        self.lines.get_ref().set_read_timeout(Some(PATIENCE))?;
+        let event = self.next_event()?;
+        self.lines.get_ref().set_read_timeout(None)?;
+        Ok(event)
     }
 
     /// A handle through which another thread, or a signal, may cut the connection.
@@ -96,8 +126,7 @@ pub struct Watch(Client);
 /// No daemon, or it does not answer.
 pub fn watch(root: &Path) -> io::Result<Watch> {
     let mut client = Client::connect(root)?.ok_or(io::ErrorKind::NotFound)?;
-    client.send(&Request::Watch)?;
-    match client.next_event()? {
+    match client.answer(&Request::Watch)? {
         Some(Event::Watching) => Ok(Watch(client)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -109,8 +138,7 @@ pub fn watch(root: &Path) -> io::Result<Watch> {
 /// No daemon, or it does not answer.
 pub fn status(root: &Path) -> io::Result<Status> {
     let mut client = Client::connect(root)?.ok_or(io::ErrorKind::NotFound)?;
-    client.send(&Request::Status)?;
-    match client.next_event()? {
+    match client.answer(&Request::Status)? {
         Some(Event::Status(status)) => Ok(status),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

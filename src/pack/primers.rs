@@ -1,6 +1,6 @@
 //! Choosing primers: a sample of a kind of files that all files of the kind start from, where a trial shows that it pays.
 //!
-//! Files are of one kind if their names end alike and their first bytes look alike. A trial encodes a few blocks of files
+//! Files are of one kind if their names end alike, their first bytes look alike, and the same people own and may read them. A trial encodes a few blocks of files
 //! that were not sampled, once from the sample and once as they would be without it. Nothing depends on
 //! the choice but sizes.
 
@@ -347,7 +347,12 @@ fn kind_of(fs: &Fs, target: &Target, encoder: &Encoder) -> Option<String> {
         return None;
     }
     let head = read_snapshot(&snapshot, 0, HEAD);
-    (!head.is_empty()).then(|| kind(&target.path, &head))
+    let attr = &target.attr;
+    (!head.is_empty()).then(|| {
+        let kind = kind(&target.path, &head);
+        // Who may read one of the files, and so learns the primer's name, may read all that it was sampled from.
+        format!("{kind}-{}.{}.{:03o}", attr.uid, attr.gid, attr.perm & 0o444)
+    })
 }
 
 /// `csv-text-aaaa`: what the name ends in, text or binary, and what the first four bytes are like.

@@ -11,7 +11,7 @@ pub use crate::store::names::{escape, unescape};
 /// Name of the socket in the archive's private directory.
 pub const SOCKET: &str = "control.sock";
 /// Longest request line in bytes.
-pub const MAX_REQUEST: u64 = 16 << 20;
+pub const MAX_REQUEST: u64 = 1 << 20;
 
 /// What to do with which files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Job {
     /// Bytes in a block, or none for the mount's own.
     #[serde(default)]
     pub block_size: Option<u32>,
-    /// Key blocks in a group, 0 to 16, or none for as many as usual.
+    /// Key blocks in a group, 0 to 4, or none for as many as usual.
     #[serde(default)]
     pub key_blocks: Option<u8>,
     /// Threads, or none for one a core.

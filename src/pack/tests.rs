@@ -127,8 +127,29 @@ fn files_of_a_kind_share_a_primer_and_later_ones_find_it() {
     let archive = packed.archive();
     let primers = archive.library().primers();
     assert_eq!(primers.stored().unwrap(), [id]);
-    assert_eq!(primers.kinds().unwrap(), [(id, "bin-binary-0xxx".into())]);
+    let kinds = primers.kinds().unwrap();
+    assert_eq!((kinds.len(), kinds[0].0), (1, id));
+    assert!(kinds[0].1.starts_with("bin-binary-0xxx-"), "{kinds:?}");
     drop(archive);
+    packed.check();
+}
+
+#[test]
+fn files_that_others_may_not_read_lend_no_sample_to_those_that_they_may() {
+    let mut packed = Packed::new();
+    for seed in 0..12 {
+        packed.put(&format!("{seed}.bin"), alike(30_000, 1, 2 * seed));
+        let path = packed.dir.path().join(format!("{seed}.bin"));
+        let mode = if seed % 2 == 0 { 0o600 } else { 0o644 };
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    packed.pack(Job::default());
+    let of = |seed| packed.primers_of(&format!("{seed}.bin"));
+    assert_eq!((of(0).len(), of(1).len()), (1, 1));
+    assert_ne!(of(0), of(1));
+    for seed in 2..12 {
+        assert_eq!(of(seed), of(seed % 2), "{seed}");
+    }
     packed.check();
 }
 
@@ -144,7 +165,9 @@ fn a_primer_that_is_gone_from_the_archive_is_not_used_from_memory() {
         std::fs::remove_file(packed.dir.path().join(format!("{n}.bin.vortex"))).unwrap();
     }
     let copies = BOTH.map(|copy| packed.dir.path().join(primers::path_of(id, copy)));
-    copies.each_ref().map(|c| std::fs::remove_file(c).unwrap());
+    for copy in &copies {
+        std::fs::remove_file(copy).unwrap();
+    }
     packed.files.clear();
     packed.put("late.bin", alike(30_000, 1, 99));
     pack_all(&fs, Job::default());

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use crate::codec::ModelId;
 
 use super::SIZE_MAX;
-use super::page::{MAX_PAGE_LEN, PAGE_BLOCKS};
+use super::page::{MAX_PAGE_LEN, MIN_PAGE_LEN, PAGE_BLOCKS};
 use super::starts::Starts;
 use super::wire::{Cursor, put_varint};
 
-/// No directory is longer than this: room for five thousand million blocks.
-pub(super) const MAX_DIRECTORY_LEN: u32 = 64 << 20;
+/// No directory is longer than this: room for some 350 million blocks, 20 TiB of 64 KiB each. Decoded it takes up to ten times as
+/// much memory.
+pub(super) const MAX_DIRECTORY_LEN: u32 = 4 << 20;
 
 /// Entries name models in one byte, and 0 is none.
 pub(super) const MAX_MODELS: usize = 255;
@@ -70,7 +71,7 @@ impl Directory {
             models.push(ModelId(at.array().ok_or(SHORT)?));
         }
         let starts = Arc::new(Starts::decode(&mut at, block_size)?);
-        let mut pages = BTreeMap::new();
+        let mut pages = Vec::new();
         let mut next = 0u64;
         while !at.is_empty() {
             let number = at
@@ -86,11 +87,15 @@ impl Directory {
             let offset = at.varint().ok_or(SHORT)?;
             let len = at.varint32().ok_or(SHORT)?;
             let crc = at.u32().ok_or(SHORT)?;
-            if len == 0 || len > MAX_PAGE_LEN || offset > SIZE_MAX - u64::from(len) {
+            if !(MIN_PAGE_LEN..=MAX_PAGE_LEN).contains(&len) || offset > SIZE_MAX - u64::from(len) {
                 return Err("page out of range");
             }
-            pages.insert(number, PageRef { offset, len, crc });
+            pages.push((number, PageRef { offset, len, crc }));
             next = number + 1;
+        }
+        let pages: BTreeMap<u64, PageRef> = pages.into_iter().collect();
+        if overlap(pages.values()) {
+            return Err("two pages share bytes");
         }
         Ok(Directory {
             models,
@@ -100,6 +105,13 @@ impl Directory {
     }
 }
 
+/// Whether two of the pages share a byte.
+fn overlap<'a>(pages: impl Iterator<Item = &'a PageRef>) -> bool {
+    let mut ranges: Vec<(u64, u64)> = pages.map(|page| (page.offset, page.end())).collect();
+    ranges.sort_unstable();
+    ranges.windows(2).any(|two| two[0].1 > two[1].0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,17 +119,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn directory() -> impl Strategy<Value = Directory> {
-        let page = (0..1u64 << 62, 1..=MAX_PAGE_LEN, any::<u32>())
+        let page = (0..1u64 << 50, MIN_PAGE_LEN..=MAX_PAGE_LEN, any::<u32>())
             .prop_map(|(offset, len, crc)| PageRef { offset, len, crc });
+        // Pages lie in any order, and apart.
+        let apart = |(at, (number, mut page)): (u64, (u64, PageRef))| {
+            page.offset += (at ^ 1) << 52;
+            (number, page)
+        };
         let models = proptest::collection::vec(any::<[u8; 16]>().prop_map(ModelId), 0..4);
         (
             models,
             proptest::collection::btree_map(0..1u64 << 30, page, 0..9),
         )
-            .prop_map(|(models, pages)| Directory {
+            .prop_map(move |(models, pages)| Directory {
                 models,
                 starts: Arc::default(),
-                pages,
+                pages: (0..).zip(pages).map(apart).collect(),
             })
     }
 
@@ -136,6 +153,32 @@ mod tests {
                 directory.encode(MIN_BLOCK, &mut again);
                 prop_assert_eq!(again, raw);
             }
+        }
+    }
+
+    #[test]
+    fn pages_that_share_bytes_and_pages_too_short_are_refused() {
+        let page = |offset, len| PageRef {
+            offset,
+            len,
+            crc: 1,
+        };
+        for (first, second, good) in [
+            (page(40, 20), page(60, 20), true),
+            (page(60, 20), page(40, 20), true),
+            (page(40, 20), page(59, 20), false),
+            (page(59, 20), page(40, 20), false),
+            (page(40, 20), page(40, 20), false),
+            (page(40, 16), page(60, 20), false),
+        ] {
+            let directory = Directory {
+                pages: BTreeMap::from([(0, first), (1, second)]),
+                ..Directory::default()
+            };
+            let mut raw = Vec::new();
+            directory.encode(MIN_BLOCK, &mut raw);
+            let decoded = Directory::decode(&raw, MIN_BLOCK, SIZE_MAX);
+            assert_eq!(decoded.is_ok(), good, "{first:?} {second:?}");
         }
     }
 

@@ -11,6 +11,9 @@ use super::wire::{Cursor, put_varint, put_zigzag};
 /// Blocks that one page covers.
 pub(super) const PAGE_BLOCKS: u64 = 1024;
 
+/// No page is shorter than this: one entry.
+pub(super) const MIN_PAGE_LEN: u32 = 17;
+
 /// No page is longer than this.
 pub(super) const MAX_PAGE_LEN: u32 = 64 << 10;
 

@@ -288,7 +288,7 @@ fn read_directory(
         reason,
     };
     if at.len > MAX_DIRECTORY_LEN {
-        return Err(invalid("it is longer than 64 MiB"));
+        return Err(invalid("it is longer than 4 MiB"));
     }
     let raw = read_part(storage, Part::Directory, at.offset, at.len.into(), at.crc)?;
     Directory::decode(&raw, block_size, logical_size).map_err(invalid)

@@ -24,8 +24,14 @@ const TEMP_DIR: &str = "tmp";
 const MODELS_DIR: &str = "models";
 const PRIMERS_DIR: &str = "primers";
 const COPIES_DIR: &str = "copies";
-/// What a writer makes sure to have.
-const DIRS: [&str; 4] = [TEMP_DIR, MODELS_DIR, PRIMERS_DIR, COPIES_DIR];
+/// What a writer makes sure to have, and the mode of each. Nobody but the owner may list primers: who knows the id of one can have
+/// a mount decode from it.
+const DIRS: [(&str, u32); 4] = [
+    (TEMP_DIR, 0o755),
+    (MODELS_DIR, 0o755),
+    (PRIMERS_DIR, 0o711),
+    (COPIES_DIR, 0o711),
+];
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
@@ -64,18 +70,17 @@ impl Archive {
     /// Makes the directory `root` an archive. Does nothing if it is one already.
     ///
     /// # Errors
-    /// I/O errors, and a path that is no directory.
+    /// I/O errors, and a path that is no directory; `Untrusted` if somebody else has made a `.vortex` there.
     pub fn init(root: &Path) -> Result<(), StoreError> {
         let fail = |e: io::Error| StoreError::Io {
             path: root.to_path_buf(),
             source: e,
         };
         let dir = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
-        make_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
+        make_dir(dir.as_fd(), PRIVATE_DIR, 0o755).map_err(fail)?;
         let private = open_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
-        for sub in DIRS {
-            make_dir(private.as_fd(), sub).map_err(fail)?;
-        }
+        check_trust(private.as_fd(), dir.as_fd(), root)?;
+        make_subdirs(private.as_fd()).map_err(fail)?;
         match fs::statat(&private, FORMAT_FILE, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
@@ -83,6 +88,8 @@ impl Archive {
         }
         let temp = TempFile::create_in(private.as_fd(), "format").map_err(fail)?;
         writeln!(&**temp.file(), "vortex-fs {FORMAT}").map_err(fail)?;
+        // Other users may read an archive as far as its files' modes let them.
+        fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644)).map_err(|e| fail(e.into()))?;
         temp.file().sync_all().map_err(fail)?;
         match temp.rename_new(private.as_fd(), OsStr::new(FORMAT_FILE)) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
@@ -97,7 +104,7 @@ impl Archive {
     /// Opens the archive at `root`. For [`Access::Read`] a directory without `.vortex` is taken as it is.
     ///
     /// # Errors
-    /// `NotAnArchive`, `Busy` if another writer has it, `UnknownFormat`, `DamagedFormat`, I/O errors.
+    /// `NotAnArchive`, `Untrusted`, `Busy` if another writer has it, `UnknownFormat`, `DamagedFormat`, I/O errors.
     pub fn open(root: &Path, access: Access) -> Result<Archive, StoreError> {
         let fail = |e: io::Error| StoreError::Io {
             path: root.to_path_buf(),
@@ -117,13 +124,12 @@ impl Archive {
         if let Some(private) = &private {
             check_format(private.as_fd(), &path)?;
             if access == Access::Write {
+                check_trust(private.as_fd(), dir.as_fd(), &path)?;
                 lock = Some(take_lock(private.as_fd(), &path)?);
-                for dir in DIRS {
-                    make_dir(private.as_fd(), dir).map_err(fail)?;
-                }
+                make_subdirs(private.as_fd()).map_err(fail)?;
                 // What is put into them durably must not be lost with them.
                 fs::fsync(private).map_err(|e| fail(e.into()))?;
-                for dir in DIRS {
+                for (dir, _) in DIRS {
                     remove_leftovers(private.as_fd(), dir).map_err(fail)?;
                 }
             }
@@ -203,8 +209,13 @@ impl Archive {
     }
 }
 
-fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    match fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+fn make_subdirs(private: BorrowedFd<'_>) -> io::Result<()> {
+    let mut dirs = DIRS.into_iter();
+    dirs.try_for_each(|(name, mode)| make_dir(private, name, mode))
+}
+
+fn make_dir(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io::Result<()> {
+    match fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -223,6 +234,11 @@ fn open_dir_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<Ow
     match open_dir(parent, name) {
         Ok(fd) => Ok(Some(fd)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // One that may not be listed may still be gone through.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            Ok(Some(fs::openat(parent, name, flags, Mode::empty())?))
+        }
         Err(e) => Err(e),
     }
 }
@@ -268,6 +284,47 @@ fn check_format(private: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> 
     }
 }
 
+/// Whether this process may let `uid` keep an archive's private directory, or serve the archive: it is its own user, root, or the
+/// owner of the archive's directory `root`, who can replace any file in it anyway.
+///
+/// # Errors
+/// I/O errors.
+pub fn is_trusted(uid: u32, root: BorrowedFd<'_>) -> io::Result<bool> {
+    let me = rustix::process::geteuid().as_raw();
+    Ok([0, me, fs::fstat(root)?.st_uid].contains(&uid))
+}
+
+/// Who can write to the private directory can put what he likes into every file that is packed. So nobody but the archive's owner
+/// may: anybody could have made a `.vortex` in a directory that all may write to.
+fn check_trust(
+    private: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let stat = fs::fstat(private).map_err(|e| StoreError::io(path)(e.into()))?;
+    let untrusted = |fault, remedy| StoreError::Untrusted {
+        path: path.to_path_buf(),
+        fault,
+        remedy,
+    };
+    if !is_trusted(stat.st_uid, root).map_err(StoreError::io(path))? {
+        return Err(untrusted(
+            format!(
+                "belongs to user {}, who owns neither it nor this process",
+                stat.st_uid
+            ),
+            "remove it if you did not make it, or chown it to the owner of the archive",
+        ));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(untrusted(
+            "can be written by others than its owner".to_string(),
+            "chmod go-w it, if you trust what is in it",
+        ));
+    }
+    Ok(())
+}
+
 fn take_lock(private: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
     let fail =
         |e: rustix::io::Errno| StoreError::io(path.join(PRIVATE_DIR).join(LOCK_FILE))(e.into());
@@ -283,6 +340,7 @@ fn take_lock(private: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn second_writer_is_refused_and_readers_are_not() {
@@ -365,6 +423,34 @@ mod tests {
             Archive::find(&inner),
             Some(std::fs::canonicalize(dir.path()).unwrap())
         );
+    }
+
+    #[test]
+    fn private_directory_that_others_may_write_to_is_not_used_for_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        let private = dir.path().join(".vortex");
+        for mode in [0o775, 0o757] {
+            std::fs::set_permissions(&private, PermissionsExt::from_mode(mode)).unwrap();
+            for opened in [
+                Archive::open(dir.path(), Access::Write).map(drop),
+                Archive::init(dir.path()),
+            ] {
+                assert!(matches!(opened, Err(StoreError::Untrusted { .. })));
+            }
+        }
+        Archive::open(dir.path(), Access::Read).unwrap();
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root to give directories away");
+            return;
+        }
+        std::fs::set_permissions(&private, PermissionsExt::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&private, Some(65_534), None).unwrap();
+        let error = Archive::open(dir.path(), Access::Write).unwrap_err();
+        assert!(error.to_string().contains("user 65534"), "{error}");
+        // Whose the whole directory is may have it so.
+        std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+        Archive::open(dir.path(), Access::Write).unwrap();
     }
 
     #[test]

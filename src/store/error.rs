@@ -21,6 +21,16 @@ pub enum StoreError {
     /// The directory has no `.vortex`.
     #[error("{0}: not a vortex-fs archive (it has no .vortex directory)")]
     NotAnArchive(PathBuf),
+    /// Others could put what they like into files through the private directory.
+    #[error("{path}: its .vortex directory {fault}; {remedy}")]
+    Untrusted {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with the directory.
+        fault: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Another process writes to the archive.
     #[error(
         "{0}: the archive is in use by another writer; unmount it first, or mount with --read-only"

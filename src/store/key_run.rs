@@ -17,7 +17,7 @@ const MOST_RENEWED: usize = 1024;
 /// The shape of key runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRun {
-    /// Key blocks in a group, 0 to 16; 0 makes every block cold. Together they have at most 1 MiB, so large blocks have
+    /// Key blocks in a group, 0 to 4; 0 makes every block cold. Together they have at most 1 MiB, so large blocks have
     /// shorter runs.
     pub blocks: u8,
     /// Blocks in a group. Files with very many groups have longer ones.
@@ -183,10 +183,10 @@ mod tests {
         assert_eq!(run.fitted(1 << 20, 1 << 16), run);
         let largest = KeyRun::of(200).fitted(u64::MAX, 1 << 16);
         assert_eq!(largest.blocks, MAX_START_DEPTH);
-        assert!(u64::MAX.div_ceil(largest.group) * 16 <= MAX_STARTS as u64);
+        assert!(u64::MAX.div_ceil(largest.group) * 4 <= MAX_STARTS as u64);
         assert_eq!(KeyRun::NONE.fitted(u64::MAX, 1 << 16), KeyRun::NONE);
-        for (block_size, blocks) in [(1 << 14, 16), (1 << 17, 8), (1 << 20, 1)] {
-            assert_eq!(KeyRun::of(16).fitted(9, block_size).blocks, blocks);
+        for (block_size, blocks) in [(1 << 14, 4), (1 << 18, 4), (1 << 19, 2), (1 << 20, 1)] {
+            assert_eq!(KeyRun::of(9).fitted(9, block_size).blocks, blocks);
         }
     }
 }

@@ -98,6 +98,12 @@ impl Library {
         }
     }
 
+    /// The same, with start states kept in `starts`.
+    #[must_use]
+    pub fn with_starts(self, starts: StartCache) -> Self {
+        Library { starts, ..self }
+    }
+
     /// The models.
     #[must_use]
     pub fn models(&self) -> &ModelStore {

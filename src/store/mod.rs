@@ -16,6 +16,7 @@ pub mod primers;
 pub mod reader;
 pub mod repair;
 pub mod seal;
+mod shown;
 mod start_cache;
 pub mod temp;
 pub mod twins;
@@ -26,7 +27,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Access, Archive};
+pub use archive::{Access, Archive, is_trusted};
 pub use decode::{decode_entry, decode_stored};
 pub use error::StoreError;
 pub use key_run::{KeyRun, Primer};
@@ -35,6 +36,7 @@ pub use models::{ModelStore, Profile};
 pub use primers::{MAX_PRIMER, PrimerStore};
 pub use reader::SegmentReader;
 pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};
+pub use shown::shown;
 pub use start_cache::{DEFAULT_START_BYTES, StartCache};
 pub use temp::TempFile;
 pub use twins::{Condition, Copy};

@@ -19,7 +19,7 @@ use crate::engine::Model;
 use crate::profiles;
 
 /// Largest model file that is read, in bytes.
-pub const MAX_MODEL_BYTES: u64 = 256 << 20;
+pub const MAX_MODEL_BYTES: u64 = 16 << 20;
 const EXTENSION: &str = ".safetensors";
 /// Ends the name of a second copy, a zstd frame.
 const COPY_EXTENSION: &str = ".safetensors.zst";
@@ -247,7 +247,7 @@ impl ModelStore {
         };
         let bytes = match copy {
             Copy::First => Ok(raw),
-            Copy::Second => zstd::Decoder::new(&raw[..]).and_then(read_bounded),
+            Copy::Second => unpacked(&raw),
         };
         match bytes {
             Ok(bytes) if ModelId::of(&bytes) == id => Ok(Some(bytes)),
@@ -308,13 +308,20 @@ pub fn path_of(id: ModelId, copy: Copy) -> PathBuf {
     dir_of(copy).join(file_name(id, copy))
 }
 
+/// The content of a second copy. A frame that asks for a larger window than any model needs is none.
+fn unpacked(raw: &[u8]) -> io::Result<Vec<u8>> {
+    let mut decoder = zstd::Decoder::new(raw)?;
+    decoder.window_log_max(MAX_MODEL_BYTES.ilog2())?;
+    read_bounded(decoder)
+}
+
 fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_MODEL_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "larger than any model this version reads (256 MiB)",
+            "larger than any model this version reads (16 MiB)",
         ));
     }
     Ok(bytes)

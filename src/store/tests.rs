@@ -75,7 +75,7 @@ fn read_all(temp: &TempFile, library: &Library) -> Result<Vec<u8>, StoreError> {
 #[test]
 fn files_of_any_length_read_back_with_any_number_of_key_blocks() {
     let dir = tempfile::tempdir().unwrap();
-    for blocks in [0, 1, 4, 16] {
+    for blocks in [0, 1, 3, 4] {
         let long = if blocks == 4 { 18 } else { 3 };
         for len in [0, 1, BLOCK, BLOCK + 300, long * BLOCK + 777] {
             let run = KeyRun { blocks, group: 8 };
@@ -99,7 +99,7 @@ fn files_of_any_length_read_back_with_any_number_of_key_blocks() {
                 entries.len() - entries.len().div_ceil(8),
                 "{len} {run:?}"
             );
-            let run = usize::from(blocks.min(7)).min(entries.len() - 1);
+            let run = usize::from(blocks).min(entries.len() - 1);
             let last = entries[entries.len().min(8) - 1].1.start;
             assert_eq!(usize::from(last), run);
             let path = dir.path().join("segment");

@@ -3,7 +3,12 @@
 use super::TrainError;
 use crate::engine::{Config, MemoryConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
+
+/// Longest configuration file that is read.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// How windows are cut from the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +72,10 @@ impl Settings {
     /// # Errors
     /// [`TrainError`] with one line that names the key and what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
+            .map_err(TrainError::io(path))?;
         Self::parse(&text).map_err(|reason| TrainError::Settings {
             path: path.to_owned(),
             reason,
@@ -79,7 +87,24 @@ impl Settings {
     /// # Errors
     /// One line that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let options = serde_saphyr::options! { with_snippet: false };
+        if text.len() as u64 > MAX_BYTES {
+            return Err("longer than any configuration (64 KiB)".to_string());
+        }
+        // What a configuration can need, many times over: aliases and nesting multiply work.
+        let options = serde_saphyr::options! {
+            with_snippet: false,
+            budget: serde_saphyr::budget! {
+                max_events: 4096,
+                max_nodes: 2048,
+                max_depth: 16,
+                max_aliases: 64,
+                max_anchors: 64,
+                max_documents: 1,
+                max_recorded_anchor_events: 4096,
+                max_recorded_anchor_bytes: 64 << 10,
+                max_merge_keys: 64,
+            },
+        };
         let settings: Settings =
             serde_saphyr::from_str_with_options(text, options).map_err(|e| {
                 e.to_string()

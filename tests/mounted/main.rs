@@ -9,6 +9,7 @@ mod daemon;
 mod disk;
 mod faults;
 mod full;
+mod hostile;
 mod pack;
 mod power;
 mod refusals;

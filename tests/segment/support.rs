@@ -56,7 +56,7 @@ pub fn keyed(storage: Arc<dyn Storage>) {
     writer.push_from(5, &raw(b"cold"), two).unwrap();
     let primed = writer.add_primer(PrimerId([8; 16])).unwrap();
     writer.push_from(6, &started(b"primed"), primed).unwrap();
-    writer.add_start(primed, &first).unwrap();
+    writer.add_start(two, &first).unwrap();
     writer.finish(6 * u64::from(BS) + 6).unwrap();
 }
 

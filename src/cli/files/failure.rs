@@ -35,6 +35,7 @@ pub fn store_failure(path: &Path, error: &StoreError) -> CliError {
         }
         // The store's own words name the path and the remedy.
         StoreError::NotAnArchive(_)
+        | StoreError::Untrusted { .. }
         | StoreError::Busy(_)
         | StoreError::UnknownFormat { .. }
         | StoreError::Unclear(_)

@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::cli::CliError;
 
 /// An open input that can be read at any offset.
@@ -30,20 +32,23 @@ impl Input {
             return Input::stdin();
         }
         let fail = |e: io::Error| missing_or(path, &e);
-        // Asked before opening: the open of a pipe would wait for its writer.
-        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
-        if kind.is_dir() {
-            return Err(CliError::failed("is a directory")
+        let kind_of = |kind: std::fs::FileType| match () {
+            () if kind.is_dir() => Err(CliError::failed("is a directory")
                 .on(path)
-                .remedy("name files inside it"));
-        }
-        if !kind.is_file() {
-            return Err(CliError::failed("is no regular file")
+                .remedy("name files inside it")),
+            () if !kind.is_file() => Err(CliError::failed("is no regular file")
                 .on(path)
-                .remedy("read it into standard input, as `-`"));
-        }
-        let file = File::open(path).map_err(fail)?;
+                .remedy("read it into standard input, as `-`")),
+            () => Ok(()),
+        };
+        // Asked before opening, which may act on a device; and after it, as it may be another file by then. The open of a pipe
+        // would wait for its writer.
+        kind_of(std::fs::metadata(path).map_err(fail)?.file_type())?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+        let file = File::from(file);
         let before = file.metadata().map_err(fail)?;
+        kind_of(before.file_type())?;
         Ok(Input {
             path: path.to_owned(),
             file: Arc::new(file),

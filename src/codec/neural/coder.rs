@@ -2,7 +2,8 @@
 //!
 //! Words are 16 bits in a 64-bit state: an end costs at most four bytes and a probability loses less than 2^-32.
 
-use constriction::backends::Cursor;
+use constriction::Queue;
+use constriction::backends::ReadWords;
 use constriction::stream::model::{DecoderModel, EncoderModel, EntropyModel};
 use constriction::stream::queue::{RangeDecoder, RangeEncoder};
 use constriction::stream::{Decode, Encode};
@@ -94,18 +95,15 @@ impl BitCoder for BitEncoder {
 }
 
 /// Bytes to bits.
-pub(super) struct BitDecoder(RangeDecoder<u16, u64, Cursor<u16, Vec<u16>>>);
+pub(super) struct BitDecoder<'a>(RangeDecoder<u16, u64, Words<'a>>);
 
-impl BitDecoder {
-    pub(super) fn new(bytes: &[u8]) -> Self {
-        let words: Vec<u16> = bytes
-            .chunks(2)
-            .map(|pair| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
-            .collect();
-        match RangeDecoder::from_compressed(words) {
-            Ok(decoder) => BitDecoder(decoder),
-            Err(never) => match never {},
-        }
+impl<'a> BitDecoder<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, NeuralError> {
+        let words = Words {
+            rest: bytes,
+            past: bytes.len().div_ceil(2).min(PAST_END),
+        };
+        RangeDecoder::with_backend(words).map(BitDecoder)
     }
 
     /// An error if bytes are left over.
@@ -118,13 +116,50 @@ impl BitDecoder {
     }
 }
 
-impl BitCoder for BitDecoder {
+impl BitCoder for BitDecoder<'_> {
     #[inline(always)]
     fn code(&mut self, _bit: u32, p: i32) -> Result<u32, NeuralError> {
         match self.0.decode_symbol(model(p)) {
             Ok(bit) => Ok(u32::from(bit)),
             Err(_) => Err(NeuralError::Corrupt),
         }
+    }
+}
+
+/// Words that a decoder reads beyond the last one of a payload, at most: it has four in hand, of which the encoder wrote one at
+/// least. Of a payload of fewer words it has those and asks for one more.
+const PAST_END: usize = 3;
+
+/// The words of a payload, then zeros, but not for ever: a payload that was cut costs no more than its own length.
+struct Words<'a> {
+    rest: &'a [u8],
+    /// Words that may still be read beyond the end.
+    past: usize,
+}
+
+impl ReadWords<u16, Queue> for Words<'_> {
+    type ReadError = NeuralError;
+
+    #[inline(always)]
+    fn read(&mut self) -> Result<Option<u16>, NeuralError> {
+        match *self.rest {
+            [a, b, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(Some(u16::from_be_bytes([a, b])))
+            }
+            [a] => {
+                self.rest = &[];
+                Ok(Some(u16::from_be_bytes([a, 0])))
+            }
+            [] => {
+                self.past = self.past.checked_sub(1).ok_or(NeuralError::Corrupt)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn maybe_exhausted(&self) -> bool {
+        self.rest.is_empty()
     }
 }
 

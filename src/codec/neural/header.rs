@@ -8,7 +8,7 @@
 //! ```
 
 use super::NeuralError;
-use super::plan::{Kind, MAX_STRIDE, Plan};
+use super::plan::{Kind, MAX_STRIDE, Plan, max_lanes};
 
 /// Version of the payload format.
 const VERSION: u8 = 1;
@@ -52,8 +52,10 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         phase = usize::from(u16::from_le_bytes([*a, *b]));
         bits = rest;
     }
+    let net = flags & 1 != 0;
     let odd = flags & 0b1000 != 0 || shape & 0b1100 != 0;
-    if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || lanes > len.max(1) {
+    let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net);
+    if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || !lanes_fit {
         return Err(NeuralError::Plan);
     }
     let kind = if flags & 2 != 0 {
@@ -67,7 +69,6 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         stride,
         phase,
     };
-    let net = flags & 1 != 0;
     Ok(Header {
         plan,
         net,

@@ -1,6 +1,6 @@
 //! What one lane knows about its past: previous bytes, words, fields, matches and the alignment pointer.
 
-use super::plan::{Kind, MAX_LANES, Plan};
+use super::plan::{Kind, NET_LANES, Plan};
 
 /// Fields remembered per line.
 const FIELDS: usize = 64;
@@ -140,7 +140,7 @@ pub(super) struct Finder {
     seen: usize,
     whole: usize,
     /// Up to which position the bytes of each lane are known.
-    done: [usize; MAX_LANES],
+    done: [usize; NET_LANES],
 }
 
 impl Finder {
@@ -151,7 +151,7 @@ impl Finder {
             trail: Vec::new(),
             seen: 0,
             whole: 1,
-            done: [0; MAX_LANES],
+            done: [0; NET_LANES],
         }
     }
 
@@ -194,7 +194,7 @@ impl Finder {
             return self.seen;
         }
         let l = ((q - self.seen) as u32 / self.whole as u32) as usize;
-        self.done[l.min(MAX_LANES - 1)].max(q)
+        self.done[l.min(NET_LANES - 1)].max(q)
     }
 
     /// Whether a pointer may stand at `q`.

@@ -139,11 +139,17 @@ pub fn decode(
     if h.started && !start.is_some_and(|s| s.leads_to(&h.plan)) {
         return Err(NeuralError::Start);
     }
+    if len == 0 {
+        return match h.bits {
+            [] => Ok(Vec::new()),
+            _ => Err(NeuralError::Trailing),
+        };
+    }
     let seen = start.map_or(&[][..], |s| s.seen());
     let mut block = Vec::with_capacity(seen.len() + len);
     block.extend_from_slice(seen);
     block.resize(seen.len() + len, 0);
-    let mut coder = BitDecoder::new(h.bits);
+    let mut coder = BitDecoder::new(h.bits)?;
     run(
         &mut block,
         len,

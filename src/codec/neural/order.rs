@@ -10,7 +10,7 @@ use super::guess::Guess;
 use super::kernels::{Avx2, Avx512};
 use super::kernels::{Kernel, Scalar};
 use super::net::Net;
-use super::plan::MAX_LANES;
+use super::plan::NET_LANES;
 use super::predictor::{PAIR, Predictor};
 use crate::engine::Kernel as Instructions;
 
@@ -81,8 +81,8 @@ fn steps<K: Kernel, C: BitCoder>(
     mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     let starts: Vec<usize> = p.lanes.iter().map(|l| l.start).collect();
-    let mut weights = vec![[1; 256]; if net.is_some() { MAX_LANES } else { 0 }];
-    let mut guesses = [Guess::default(); MAX_LANES];
+    let mut weights = vec![[1; 256]; if net.is_some() { NET_LANES } else { 0 }];
+    let mut guesses = [Guess::default(); NET_LANES];
     loop {
         // A network takes all lanes' bytes at once.
         let alone = net.is_none();

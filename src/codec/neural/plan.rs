@@ -9,8 +9,10 @@ pub(crate) const MAX_STRIDE: usize = 1023;
 pub(crate) const NET_LANES: usize = 4;
 /// Bytes from which a block has two lanes: their latencies overlap.
 const PAIRED: usize = 4096;
-/// Largest number of lanes that a payload may have.
-pub(crate) const MAX_LANES: usize = 16;
+/// Largest number of lanes that a payload may have, with a network or without.
+pub(crate) const fn max_lanes(net: bool) -> usize {
+    if net { NET_LANES } else { PAIR }
+}
 
 /// Which contexts a block uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::lane::{Finder, Lane, NONE};
 use super::mixer::Mixer;
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
-use super::plan::{Kind, MAX_LANES, Plan};
+use super::plan::{Kind, NET_LANES, Plan};
 use super::slots::Slots;
 use super::tables::squash;
 use super::work::{Expectations, Work};
@@ -71,7 +71,7 @@ impl Predictor {
             matched: Vec::new(),
             guessed: Vec::new(),
             net: false,
-            work: vec![Work::new(); MAX_LANES],
+            work: vec![Work::new(); NET_LANES],
             initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
             one_row: false,
@@ -153,7 +153,7 @@ impl Predictor {
         k: K,
         block: &[u8],
         todo: u32,
-        guesses: &[Guess; MAX_LANES],
+        guesses: &[Guess; NET_LANES],
     ) {
         let step = self.step;
         self.rate = 600 + 600 * 64 / (64 + step);

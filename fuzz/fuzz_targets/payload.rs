@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vortex_fs_fuzz::run(
+    vortex_fs_fuzz::targets::payload,
+    data
+));
