@@ -114,6 +114,7 @@ impl Fs {
     }
 
     fn stop_flusher(&self) {
+        self.readahead.stop();
         self.writeback.signal.stop();
         let flusher = lock(&self.flusher).take();
         if let Some(flusher) = flusher
@@ -127,6 +128,7 @@ impl Fs {
 
 impl Drop for Fs {
     fn drop(&mut self) {
+        self.readahead.stop();
         self.writeback.signal.stop();
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct FileHandle {
     readable: bool,
     writable: bool,
     pub(super) append: bool,
+    /// Where the last read ended: one that begins there is sequential.
+    last_end: AtomicU64,
 }
 
 impl FileHandle {
@@ -32,7 +34,15 @@ impl FileHandle {
             readable: mode != OFlags::WRONLY,
             writable: mode != OFlags::RDONLY,
             append: flags.contains(OFlags::APPEND),
+            last_end: AtomicU64::new(0),
         }
+    }
+
+    /// Notes a read, and whether it goes on near where the last one ended. The first one never does.
+    pub(super) fn is_sequential(&self, offset: u64, len: usize) -> bool {
+        let end = offset.saturating_add(len as u64);
+        let last = self.last_end.swap(end, Ordering::Relaxed);
+        last > 0 && offset <= last && last <= end
     }
 }
 

@@ -29,6 +29,7 @@ mod handles;
 mod namespace;
 mod nodes;
 mod read;
+mod readahead;
 mod rename;
 mod repack;
 mod setattr;
@@ -43,7 +44,7 @@ mod xattr;
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
@@ -66,6 +67,7 @@ use backing::Backing;
 use cache::BlockCache;
 use handles::Handles;
 use nodes::{Node, Nodes};
+use readahead::ReadAhead;
 use sync::read;
 use writeback::Writeback;
 
@@ -116,6 +118,9 @@ pub struct Fs {
     namespace: RwLock<()>,
     writeback: Writeback,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    readahead: ReadAhead,
+    /// Itself, for threads that must not keep it alive.
+    this: Weak<Fs>,
 }
 
 impl Fs {
@@ -132,13 +137,15 @@ impl Fs {
         }
         backing::raise_file_limit();
         let (root, _) = Backing::open(archive.root_fd(), ".".as_ref(), names::Kind::Other)?;
-        let fs = Arc::new(Fs {
+        let fs = Arc::new_cyclic(|this| Fs {
             nodes: Nodes::new(root),
             handles: Handles::default(),
             cache: BlockCache::new(options.cache_bytes),
             namespace: RwLock::new(()),
             writeback: Writeback::default(),
             flusher: Mutex::new(None),
+            readahead: ReadAhead::default(),
+            this: Weak::clone(this),
             archive,
             options,
         });

@@ -52,7 +52,9 @@ impl Fs {
     /// `EIO` if a block of the range is damaged; `EBADF` if the file is not open for reading.
     pub fn read(&self, fh: Fh, offset: u64, len: usize) -> Result<Vec<u8>> {
         let file = self.handles.readable(fh)?;
-        self.read_node(&file.node, offset, len.min(MAX_READ), Caching::Keep)
+        let len = len.min(MAX_READ);
+        let ahead = file.is_sequential(offset, len);
+        self.read_pieces(&file.node, offset, len, Caching::Keep, ahead)
     }
 
     pub(super) fn read_node(
@@ -62,14 +64,36 @@ impl Fs {
         len: usize,
         caching: Caching,
     ) -> Result<Vec<u8>> {
+        self.read_pieces(node, offset, len, caching, false)
+    }
+
+    /// Reads; what follows is decoded `ahead` if the reader is expected to go on.
+    fn read_pieces(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        len: usize,
+        caching: Caching,
+        ahead: bool,
+    ) -> Result<Vec<u8>> {
         for attempt in 0.. {
             self.load(node, false)?;
             let content = read(&node.content);
-            let (pieces, source) = match &*content {
+            let (pieces, next, source) = match &*content {
                 Content::Closed => continue,
                 Content::Plain(plain) => return read_plain(&plain.file, offset, len),
                 Content::Segment(open) => match open.plan(offset, len) {
-                    Ok(pieces) => (pieces, source(node, open)),
+                    Ok(pieces) => {
+                        let next = if ahead {
+                            let window = self.options.jobs as u64 * open.block_size();
+                            let end = offset.saturating_add(len as u64);
+                            // A block that cannot be planned fails the read that wants it.
+                            open.plan(end, window as usize).unwrap_or_default()
+                        } else {
+                            Vec::new()
+                        };
+                        (pieces, next, Arc::new(source(node, open)))
+                    }
                     Err(error) => {
                         drop(content);
                         if attempt == 0 && self.reload_if_shared(node, &error)? {
@@ -80,6 +104,9 @@ impl Fs {
                     }
                 },
             };
+            if caching == Caching::Keep {
+                self.read_ahead(&source, &pieces, &next);
+            }
             let held = (attempt >= RETRIES).then_some(content);
             let failed = match self.assemble(&pieces, &source, len, caching) {
                 Ok(bytes) => return Ok(bytes),
@@ -167,6 +194,12 @@ impl Fs {
                 .get(key)
                 .map_or_else(|| decode().map(Arc::new), Ok),
         }
+    }
+
+    /// Whether the cache has the block.
+    pub(super) fn has_decoded(&self, source: &Source, entry: &BlockEntry) -> bool {
+        let (instance, offset) = (source.instance, entry.offset);
+        self.cache.get(Key { instance, offset }).is_some()
     }
 
     fn changed_since(&self, node: &Node, failed: &Unreadable) -> bool {

@@ -6,6 +6,7 @@ mod content;
 mod damage;
 mod durability;
 mod names;
+mod readahead;
 mod readonly;
 mod space;
 mod starts;

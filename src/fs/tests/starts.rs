@@ -22,7 +22,7 @@ fn alike(blocks: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-fn pack(m: &Mounted, path: &str, key_blocks: u8) -> SealReport {
+pub(super) fn pack(m: &Mounted, path: &str, key_blocks: u8) -> SealReport {
     let snapshot = m.fs.snapshot(Path::new(path)).unwrap();
     let temp = m.fs.archive().temp_file().unwrap();
     let profile = m.fs.archive().models().profile("fast").unwrap();

@@ -1,0 +1,144 @@
+//! Read-ahead: decodes neural blocks that will be wanted next on threads of their own, so that a sequential reader has all cores.
+//!
+//! What is decoded ahead goes through the cache like any read: a reader that comes meanwhile waits for it, one that comes first
+//! decodes it itself. Nobody waits for what is only planned; what does not fit the queue is not read ahead.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Fs;
+use super::content::Piece;
+use super::read::{Caching, Source};
+use super::sync::lock;
+use crate::codec::CodecId;
+use crate::segment::BlockEntry;
+use crate::sync::{Condvar, Mutex, PoisonError, thread};
+
+/// How long a thread waits for work before it ends and gives its memory back.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Threads that decode ahead, and what they are to decode.
+#[derive(Default)]
+pub(super) struct ReadAhead {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    stop: bool,
+}
+
+/// One block to decode.
+struct Job {
+    source: Arc<Source>,
+    block: u64,
+    entry: BlockEntry,
+}
+
+impl ReadAhead {
+    /// Ends all threads once they have decoded what they are at.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.shared.state);
+        state.stop = true;
+        state.jobs.clear();
+        self.shared.wake.notify_all();
+    }
+
+    /// Hands jobs over; starts threads, at most `threads`, if all are busy.
+    fn submit(&self, fs: &Weak<Fs>, jobs: impl Iterator<Item = Job>, threads: usize) {
+        let mut state = lock(&self.shared.state);
+        if state.stop {
+            return;
+        }
+        for job in jobs {
+            if state.jobs.len() >= 2 * threads {
+                break;
+            }
+            state.jobs.push_back(job);
+            if state.idle >= state.jobs.len() {
+                self.shared.wake.notify_one();
+            } else if state.threads < threads {
+                let (fs, shared) = (fs.clone(), Arc::clone(&self.shared));
+                let spawned = thread::Builder::new()
+                    .name("read-ahead".into())
+                    .spawn(move || run(&fs, &shared));
+                match spawned {
+                    Ok(_) => state.threads += 1,
+                    // Readers then decode themselves.
+                    Err(error) => log::warn!("no thread to read ahead with: {error}"),
+                }
+            }
+        }
+    }
+}
+
+/// Takes jobs until there have been none for a while. Holds no reference to the file system while it waits.
+fn run(fs: &Weak<Fs>, shared: &Shared) {
+    while let Some(job) = shared.next() {
+        let Some(fs) = fs.upgrade() else { break };
+        // An error is told to the one who reads the block.
+        let _ = fs.decoded(&job.source, job.block, &job.entry, Caching::Keep);
+    }
+    lock(&shared.state).threads -= 1;
+}
+
+impl Shared {
+    fn next(&self) -> Option<Job> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stop {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state.idle += 1;
+            let (guard, waited) = self
+                .wake
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            state.idle -= 1;
+            if waited.timed_out() && state.jobs.is_empty() {
+                return None;
+            }
+        }
+    }
+}
+
+impl Fs {
+    /// Decodes ahead what a reader needs after the first of `pieces`, and then of `next`, what follows them.
+    pub(super) fn read_ahead(&self, source: &Arc<Source>, pieces: &[Piece], next: &[Piece]) {
+        let stored = |piece: &Piece| matches!(piece, Piece::Stored { .. });
+        let later = match pieces.iter().position(stored) {
+            Some(first) => &pieces[first + 1..],
+            None => &[],
+        };
+        let jobs = later.iter().chain(next).filter_map(|piece| match piece {
+            Piece::Stored { block, entry, .. }
+                if entry.codec == CodecId::Neural && !self.has_decoded(source, entry) =>
+            {
+                Some(Job {
+                    source: Arc::clone(source),
+                    block: *block,
+                    entry: *entry,
+                })
+            }
+            _ => None,
+        });
+        let mut jobs = jobs.peekable();
+        if jobs.peek().is_some() {
+            self.readahead.submit(&self.this, jobs, self.options.jobs);
+        }
+    }
+}
