@@ -22,12 +22,15 @@ use super::peek::{BORN_LIVE_DATA, BORN_LIVE_ROOTS};
 use super::ranges::RangeSet;
 use super::root::{Root, SLOT_LEN};
 use super::starts::Starts;
-use super::storage::read_part;
+use super::storage::{read_part, read_up_to};
 use super::writer::Unsynced;
 use super::{SIZE_MAX, Segment};
 
 /// The unit in which dead ranges are given back: a block of the usual file systems.
-const HOLE_UNIT: u64 = 4096;
+pub(super) const HOLE_UNIT: u64 = 4096;
+
+/// Bytes that are written once more at a time.
+const CHUNK: u64 = 1 << 20;
 
 /// A commit between its first write and its last sync.
 pub(super) struct Pending {
@@ -123,6 +126,7 @@ impl Segment {
         pending.synced = true;
         pending.payloads.clear();
         self.header_durable = true;
+        self.durable_end = pending.root.end;
         self.storage.write_all_at(&pending.root.encode(), offset)?;
         pending.written = true;
         Ok(())
@@ -173,18 +177,32 @@ impl Segment {
         let Some(pending) = &self.pending else {
             return Ok(());
         };
-        // After a failed sync the system may hold bytes as clean that never reached the device. Writing them once more
-        // makes them dirty again; the checksum proves that they are still what was written.
-        for lost in pending.payloads.iter().chain(&self.unsynced) {
-            let raw = read_part(
-                &*self.storage,
-                Part::Payload,
-                lost.offset,
-                lost.len.into(),
-                lost.crc,
-            )?;
-            self.storage.write_all_at(&raw, lost.offset)?;
+        // After a failed sync the system may hold bytes as clean that never reached the device. The checksums prove that
+        // they are still what was written, before they are written once more and after.
+        let payloads = || pending.payloads.iter().chain(&self.unsynced);
+        if let Some((offset, raw)) = &self.rescued {
+            self.storage.write_all_at(raw, *offset)?;
         }
+        self.rescued = None;
+        payloads().try_for_each(|lost| self.check_payload(lost))?;
+        let end = self.tail.next_multiple_of(HOLE_UNIT);
+        let mut at = self.durable_end;
+        while (!self.header_durable || payloads().next().is_some()) && at < end {
+            let next = end.min((at / CHUNK + 1) * CHUNK);
+            let mut raw = vec![0; (next - at) as usize];
+            let held = read_up_to(&*self.storage, &mut raw, at)?;
+            raw.truncate(held);
+            // Written in place they would go where the failed write should have gone, and ext4 would not take note that
+            // this space holds content now. Given back first, whole blocks get new space.
+            self.storage.punch_hole(at, next - at)?;
+            if let Err(error) = self.storage.write_all_at(&raw, at) {
+                self.rescued = Some((at, raw));
+                return Err(error.into());
+            }
+            at = next;
+        }
+        payloads().try_for_each(|lost| self.check_payload(lost))?;
+        self.tail = end;
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
@@ -197,6 +215,11 @@ impl Segment {
         self.dead.extend(pending.dead);
         self.changed = true;
         Ok(())
+    }
+
+    fn check_payload(&self, payload: &Unsynced) -> Result<()> {
+        let Unsynced { offset, len, crc } = *payload;
+        read_part(&*self.storage, Part::Payload, offset, len.into(), crc).map(drop)
     }
 
     /// Drops what was set beyond the logical size.

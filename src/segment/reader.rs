@@ -18,6 +18,7 @@ use super::peek::{BORN_LIVE_ROOTS, Peeked, State, Summary, peek_all};
 use super::ranges::RangeSet;
 use super::starts::Starts;
 use super::storage::{Storage, read_part};
+use super::upgrade::free_from;
 use super::writer::Unsynced;
 use super::{DEFAULT_BLOCK, MAX_BLOCK, valid_block_size};
 
@@ -49,6 +50,10 @@ pub struct Segment {
     pub(super) cache: Mutex<LruCache<u64, Arc<Page>>>,
     /// Where the next append goes.
     pub(super) tail: u64,
+    /// What lies before this was synced.
+    pub(super) durable_end: u64,
+    /// Bytes that were to be written once more, and where; the file does not hold them.
+    pub(super) rescued: Option<(u64, Vec<u8>)>,
     /// Payloads appended since the last prepare.
     pub(super) unsynced: Vec<Unsynced>,
     /// See [`Summary::live_bytes`].
@@ -124,6 +129,7 @@ impl Segment {
             .map(PageRef::end)
             .max()
             .unwrap_or(0);
+        let tail = free_from(end.max(pages_end), storage.len()?);
         Ok(Segment {
             form: summary.form,
             block_size,
@@ -137,7 +143,9 @@ impl Segment {
             directory_ref,
             dirty: BTreeMap::new(),
             cache: Mutex::new(LruCache::new(CACHED_PAGES)),
-            tail: storage.len()?.max(end).max(pages_end),
+            tail,
+            durable_end: if fresh { 0 } else { tail },
+            rescued: None,
             unsynced: Vec::new(),
             live_bytes: summary.live_bytes,
             changed: false,

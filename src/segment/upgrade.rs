@@ -5,10 +5,20 @@
 
 use super::SIZE_MAX;
 use super::Segment;
+use super::commit::HOLE_UNIT;
 use super::error::{Result, SegmentError};
 use super::header::{Body, Form, Header};
 use super::peek::BORN_LIVE_ROOTS;
 use super::root::{Root, SLOT_LEN, SLOTS_LEN};
+
+/// Where appends may begin: not in a block where an earlier one was lost, which may look as if it could still be written.
+pub(super) fn free_from(end: u64, len: u64) -> u64 {
+    if len > end {
+        len.checked_next_multiple_of(HOLE_UNIT).unwrap_or(u64::MAX)
+    } else {
+        end
+    }
+}
 
 impl Segment {
     /// Makes a sealed segment live, durably; does nothing to a live one.
@@ -20,7 +30,8 @@ impl Segment {
             return Ok(());
         };
         // Never where a segment that was born live has its slots: there, slots of zeros mean that it is empty.
-        let free = self.tail.max(self.storage.len()?).max(BORN_LIVE_ROOTS + 1);
+        let len = self.storage.len()?;
+        let free = free_from(self.tail, len).max(BORN_LIVE_ROOTS + 1);
         let roots_offset = free
             .checked_next_multiple_of(SLOT_LEN as u64)
             .unwrap_or(u64::MAX);
@@ -52,6 +63,7 @@ impl Segment {
         self.live_bytes = root.live_bytes;
         self.header_durable = true;
         self.tail = end;
+        self.durable_end = end;
         Ok(())
     }
 }

@@ -21,6 +21,15 @@ pub struct Disk {
 impl Disk {
     /// One of so many MiB; none, with the reason printed, where that is not possible.
     pub fn new(mebibytes: u64) -> Option<Disk> {
+        Disk::made_with(mebibytes, &[])
+    }
+
+    /// One without a journal, for [`Disk::fail_writes`]: with a journal it would turn read-only.
+    pub fn without_journal(mebibytes: u64) -> Option<Disk> {
+        Disk::made_with(mebibytes, &["-O", "^has_journal"])
+    }
+
+    fn made_with(mebibytes: u64, options: &[&str]) -> Option<Disk> {
         if !has("mkfs.ext4") || !has("python3") {
             return None;
         }
@@ -35,7 +44,8 @@ impl Disk {
             image.set_len(mebibytes << 20).expect("set_len");
             // Nothing is kept for root, who would otherwise find room on a full disk.
             let mut mkfs = Command::new("mkfs.ext4");
-            quiet(mkfs.args(["-q", "-m", "0"]).arg(disk.image())) && disk.mount()
+            mkfs.args(["-q", "-m", "0"]).args(options);
+            quiet(mkfs.arg(disk.image())) && disk.mount()
         };
         if !made {
             println!("skipped: no loop device, or not root");
@@ -73,6 +83,29 @@ impl Disk {
     pub fn power_up(&self) {
         let unmounted = quiet(Command::new("umount").arg(self.path()));
         assert!(unmounted && self.mount(), "the disk is in use");
+    }
+
+    /// From now on the device takes nothing where nothing was written before. The system learns that when it writes out what it
+    /// took, tells it to one `fsync`, and forgets those bytes.
+    #[track_caller]
+    pub fn fail_writes(&self) {
+        let root = File::open(self.path()).expect("open");
+        rustix::fs::syncfs(&root).expect("syncfs");
+        let stat = rustix::fs::statvfs(self.memory()).expect("statvfs");
+        self.limit((stat.f_blocks - stat.f_bfree) * stat.f_frsize);
+    }
+
+    /// The device takes everything again.
+    #[track_caller]
+    pub fn heal(&self) {
+        self.limit(1 << 30);
+    }
+
+    #[track_caller]
+    fn limit(&self, bytes: u64) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,size={bytes}")]);
+        assert!(quiet(mount.arg(self.memory())));
     }
 
     /// Takes all of its space, or what is left of it, but about `left` bytes, until [`Disk::free`].

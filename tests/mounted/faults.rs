@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::disk::Disk;
 use super::support::{Archive, has, kill, noise, ok, telemetry, vortex, wait_until};
 
 /// What is not there for a while.
@@ -103,6 +104,50 @@ fn failed_writes_and_syncs_are_told_and_made_up_for() {
             "{calls}, after a kill"
         );
     }
+    archive.umount();
+    ok(vortex().arg("verify").arg(archive.backing()));
+}
+
+#[test]
+fn bytes_that_a_failed_sync_lost_are_written_again() {
+    let Some(disk) = Disk::without_journal(7) else {
+        return;
+    };
+    let Some(archive) = Archive::on(&disk) else {
+        return;
+    };
+    archive.mount(&[]);
+    let (data, old) = (noise(600_000), noise(100_000));
+    fs::write(archive.at("old"), &old).unwrap();
+    let mut file = File::create(archive.at("new")).unwrap();
+    file.write_all(&data[..1000]).unwrap();
+    file.sync_all().unwrap();
+    File::open(archive.at("old")).unwrap().sync_all().unwrap();
+    file.write_all(&data[1000..]).unwrap();
+    let mut never_synced = File::create_new(archive.at("never synced")).unwrap();
+    never_synced.write_all(&data).unwrap();
+    disk.fail_writes();
+    for attempt in 0..3 {
+        // The system says so once; the daemon has to remember.
+        assert!(file.sync_all().is_err(), "attempt {attempt}");
+        assert!(never_synced.sync_all().is_err(), "attempt {attempt}");
+        assert!(fs::read(archive.at("new")).unwrap() == data);
+    }
+    disk.heal();
+    // What failed in the background meanwhile is told first.
+    for file in [&file, &never_synced] {
+        let _ = file.sync_all();
+        file.sync_all().unwrap();
+    }
+    drop((file, never_synced));
+    // Only what is on the device counts.
+    archive.crash();
+    disk.power_up();
+    archive.mount(&[]);
+    for name in ["new", "never synced"] {
+        assert!(fs::read(archive.at(name)).unwrap() == data, "{name}");
+    }
+    assert!(fs::read(archive.at("old")).unwrap() == old);
     archive.umount();
     ok(vortex().arg("verify").arg(archive.backing()));
 }

@@ -80,7 +80,7 @@ fn what_was_not_committed_is_not_there_after_opening_again() {
 }
 
 #[test]
-fn appends_after_opening_go_behind_whatever_the_file_holds() {
+fn appends_after_opening_go_behind_whatever_the_file_holds_and_begin_a_block() {
     let storage = mem();
     let mut segment = Segment::create(storage.clone(), BS).unwrap();
     put(&mut segment, 0, b"one").unwrap();
@@ -92,7 +92,7 @@ fn appends_after_opening_go_behind_whatever_the_file_holds() {
         .unwrap()
         .append(&raw(b"two"))
         .unwrap();
-    assert_eq!(entry.offset, end);
+    assert_eq!(entry.offset, end.next_multiple_of(4096));
 }
 
 #[test]
