@@ -369,7 +369,8 @@ fn special_files_in_the_backing_directory_hang_nothing_and_are_shown_as_what_the
             &["repair"],
             &["unpack"],
         ] {
-            if (name, command[0]) == ("text.vortex", "compress") {
+            // Those are made a segment of that name, as asked.
+            if command[0] == "compress" && ["text.vortex", "link.vortex"].contains(&name) {
                 continue;
             }
             let done = ends(command, &backing.join(name));
@@ -638,12 +639,18 @@ fn a_name_that_changes_between_a_file_and_a_link_leads_nowhere_else() {
     assert_eq!(everything(&outside), before);
     ends(&["unpack"], &backing);
     for (name, (_, mode, _, content)) in everything(&backing) {
-        if mode >> 12 == 8 {
-            assert!(
-                content == mine,
-                "{name} holds what was outside, or is damaged"
-            );
+        if mode >> 12 != 8 {
+            continue;
         }
+        // The segment may have got another name.
+        let content = match content.starts_with(b"\x89VXS") {
+            true => ends(&["cat"], Path::new(&name)).stdout,
+            false => content,
+        };
+        assert!(
+            content == mine,
+            "{name} holds what was outside, or is damaged"
+        );
     }
     let daemon_alive = |pid| is_alive(pid);
     archive.mount(&[]);
