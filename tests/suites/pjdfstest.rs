@@ -18,7 +18,7 @@ utime_now = {}
 utimensat = {}
 rename_ctime = {}
 [settings]
-naptime = 0.01
+naptime = 0.05
 allow_remount = false
 [dummy_auth]
 entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
