@@ -118,9 +118,11 @@ pub fn encode_like(
 }
 
 /// The zstd payload, unless `neural` bytes are surely fewer: it wins on long repeats, on noise (by its raw blocks) and on very short
-/// blocks.
+/// blocks. What its fast level cannot bring near, its best one does not either.
 fn zstd_if_it_can_win(data: &[u8], neural: usize) -> Vec<Candidate> {
-    if neural * 50 < data.len() || data.len() < 4096 || neural + data.len() / 32 > data.len() {
+    let may =
+        neural * 50 < data.len() || data.len() < 4096 || neural + data.len() / 32 > data.len();
+    if may && zstd::encode(data, zstd::FAST).len() < 2 * neural {
         vec![Candidate::new(
             CodecId::Zstd,
             zstd::encode(data, zstd::BEST),
@@ -131,7 +133,7 @@ fn zstd_if_it_can_win(data: &[u8], neural: usize) -> Vec<Candidate> {
 }
 
 /// Bytes of a block's start that tell which way of coding it pays: most is learnt there.
-const PROBE: usize = 8192;
+const PROBE: usize = 4096;
 
 /// Whether the beginning of `data` is clearly smaller from `start` than cold.
 #[must_use]
