@@ -143,21 +143,31 @@ pub fn start_knows(start: &Start, data: &[u8]) -> bool {
     neural::encode(probe, None, Some(start)).len() * 4 < cold * 3
 }
 
-/// The smaller payload of a cold one and one from `start`, and which start that is.
+/// The smaller payload of a cold one and one from `start`, and which start that is. Where their beginnings tell, or a quarter of a
+/// large block, only one of them is made.
 fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, Vec<u8>) {
+    let alone = |start| neural::encode(data, None, start);
     let Some(start) = start else {
-        return (None, neural::encode(data, None, None));
+        return (None, alone(None));
+    };
+    let sizes = |n: usize| {
+        let probe = &data[..n];
+        let size = |start| neural::encode(probe, None, start).len();
+        (size(None), size(Some(start)))
     };
     if data.len() > 2 * PROBE {
-        let probe = &data[..PROBE];
-        let cold = neural::encode(probe, None, None).len();
+        let (cold, started) = sizes(PROBE);
         // A state that knows such data saves most where a cold block still learns.
-        if neural::encode(probe, None, Some(start)).len() * 20 < cold * 19 {
-            return (Some(start), neural::encode(data, None, Some(start)));
+        if started * 20 < cold * 19 {
+            return (Some(start), alone(Some(start)));
         }
     }
-    let cold = neural::encode(data, None, None);
-    let started = neural::encode(data, None, Some(start));
+    if data.len() >= 16 * PROBE {
+        let (cold, started) = sizes(data.len() / 4);
+        let start = (started <= cold).then_some(start);
+        return (start, alone(start));
+    }
+    let (cold, started) = (alone(None), alone(Some(start)));
     if started.len() < cold.len() {
         (Some(start), started)
     } else {
