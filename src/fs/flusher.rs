@@ -114,7 +114,7 @@ impl Fs {
     }
 
     fn stop_flusher(&self) {
-        self.readahead.stop();
+        self.readahead.stop_and_wait();
         self.writeback.signal.stop();
         let flusher = lock(&self.flusher).take();
         if let Some(flusher) = flusher

@@ -54,6 +54,15 @@ impl ReadAhead {
         self.shared.wake.notify_all();
     }
 
+    /// As [`ReadAhead::stop`], and waits until they have ended: none holds the file system any more.
+    pub(super) fn stop_and_wait(&self) {
+        self.stop();
+        let mut state = lock(&self.shared.state);
+        while state.threads > 0 {
+            state = (self.shared.wake.wait(state)).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Hands jobs over; starts threads, at most `threads`, if all are busy.
     fn submit(&self, fs: &Weak<Fs>, jobs: impl Iterator<Item = Job>, threads: usize) {
         let mut state = lock(&self.shared.state);
@@ -84,12 +93,22 @@ impl ReadAhead {
 
 /// Takes jobs until there have been none for a while. Holds no reference to the file system while it waits.
 fn run(fs: &Weak<Fs>, shared: &Shared) {
+    let _ending = Ending(shared);
     while let Some(job) = shared.next() {
         let Some(fs) = fs.upgrade() else { break };
         // An error is told to the one who reads the block.
         let _ = fs.decoded(&job.source, job.block, &job.entry, Caching::Keep);
     }
-    lock(&shared.state).threads -= 1;
+}
+
+/// Counts a thread off, also after a panic.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).threads -= 1;
+        self.0.wake.notify_all();
+    }
 }
 
 impl Shared {
