@@ -73,7 +73,7 @@ fn rounds(archive: &Archive, count: u64, end: impl Fn(u32), after: impl Fn()) ->
             work();
         }
         let new = promises.len() - before;
-        assert!(new > 0, "{new} promises in round {round}");
+        assert!(new > 10, "{new} promises in round {round}");
         archive.umount();
         after();
     }
@@ -121,17 +121,12 @@ fn what_was_synced_through_a_mount_survives_kills_of_the_daemon_and_of_pack() {
     let Some(archive) = Archive::unmounted() else {
         return;
     };
-    let mut promises = rounds(&archive, 6, killed, || ());
+    let promises = rounds(&archive, 6, killed, || ());
     archive.umount();
-    // On a machine with much else to do, packs may all have been killed before their first file was done.
-    for more in 0.. {
-        if neural_blocks(&archive) > 0 {
-            break;
-        }
-        assert!(more < 5, "nothing was packed through the daemon");
-        promises = rounds(&archive, 2, killed, || ());
-        archive.umount();
-    }
+    assert!(
+        neural_blocks(&archive) > 0,
+        "nothing was packed through the daemon"
+    );
     for turn in 0..6 {
         pack_and_kill(&archive, Duration::from_millis(20 + 311 * turn));
         archive.mount(OPTIONS);
