@@ -62,8 +62,7 @@ fn rounds(archive: &Archive, count: u64, end: impl Fn(u32), after: impl Fn()) ->
         let work = || {
             work_until(&archive.mnt(), &promises, round, || {
                 // Long enough for a pack to finish some files.
-                let while_packing = if round % 2 == 1 { 2000 } else { 0 };
-                sleep(Duration::from_millis(200 + 173 * round + while_packing));
+                sleep(Duration::from_millis(2200 + 173 * round));
                 end(archive.daemon());
             });
         };
@@ -121,12 +120,17 @@ fn what_was_synced_through_a_mount_survives_kills_of_the_daemon_and_of_pack() {
     let Some(archive) = Archive::unmounted() else {
         return;
     };
-    let promises = rounds(&archive, 6, killed, || ());
+    let mut promises = rounds(&archive, 6, killed, || ());
     archive.umount();
-    assert!(
-        neural_blocks(&archive) > 0,
-        "nothing was packed through the daemon"
-    );
+    // Packs may all have been killed before their first file was done.
+    for more in 0.. {
+        if neural_blocks(&archive) > 0 {
+            break;
+        }
+        assert!(more < 5, "nothing was packed through the daemon");
+        promises = rounds(&archive, 2, killed, || ());
+        archive.umount();
+    }
     for turn in 0..6 {
         pack_and_kill(&archive, Duration::from_millis(20 + 311 * turn));
         archive.mount(OPTIONS);
