@@ -4,6 +4,7 @@ pub mod codec;
 mod error;
 pub mod figures;
 pub mod files;
+pub mod fs;
 mod latency;
 pub mod peers;
 mod programs;

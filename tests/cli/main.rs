@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod bench_fs;
 mod cat;
 mod common;
 mod compress;

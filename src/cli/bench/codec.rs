@@ -1,35 +1,21 @@
-//! `vortex-fs bench`: size and speed on the user's own files.
+//! `vortex-fs bench codec`: what packing makes of files.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::files::{Models, NewFile, store_failure};
-use super::mount::parse_block_size;
-use super::{CliError, Outcome, Progress, print, print_json, print_lines, remove_if_killed, warn};
 use crate::bench::BenchError;
 use crate::bench::codec::{self, Settings};
 use crate::bench::figures::{Figures, Measured, PeerFigures, Reads};
 use crate::bench::files::files;
 use crate::bench::peers::Peer;
+use crate::cli::files::{Models, NewFile, store_failure};
+use crate::cli::mount::parse_block_size;
+use crate::cli::{
+    CliError, Outcome, Progress, print, print_json, print_lines, remove_if_killed, warn,
+};
 use crate::pack::DEFAULT_PROFILE;
 use crate::store::{KeyRun, Profile};
-
-/// Measure size and speed on your own files, without storing anything
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  vortex-fs bench codec /data/march
-  vortex-fs bench codec --peer xz,zstd --block-size 256K --json vibration.bin")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    part: Part,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Part {
-    Codec(CodecArgs),
-}
 
 /// Pack files into a temporary file with one thread, unpack them, and read at single places
 ///
@@ -40,7 +26,7 @@ enum Part {
 Examples:
   vortex-fs bench codec /data/march
   vortex-fs bench codec --peer xz,zpaq --reads 256 --json vibration.bin")]
-struct CodecArgs {
+pub(super) struct Args {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
@@ -84,8 +70,7 @@ struct Report {
     total: Figures,
 }
 
-pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
-    let Part::Codec(args) = args.part;
+pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
     let profile = Models::built_in().profile(&args.profile)?;
     let paths = files(&args.paths).map_err(|e| CliError::failed(e.to_string()))?;
     let (peers, missing): (Vec<Peer>, Vec<Peer>) =
@@ -131,7 +116,7 @@ fn measure(
     path: &Path,
     profile: &Profile,
     peers: &[Peer],
-    args: &CodecArgs,
+    args: &Args,
 ) -> Result<Measured, CliError> {
     let fail = |e| failure(path, e);
     let len = std::fs::metadata(path)
