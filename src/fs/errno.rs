@@ -126,7 +126,7 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::Segment(SegmentError::Refused(_)) => Errno::FBIG,
         StoreError::NotAnArchive(_) => Errno::NOENT,
         StoreError::Busy(_) | StoreError::Changed => Errno::BUSY,
-        StoreError::SeveralNames(_) => Errno::MLINK,
+        StoreError::SeveralNames(_) | StoreError::NamesElsewhere { .. } => Errno::MLINK,
         StoreError::Attributes | StoreError::Untrusted { .. } => Errno::PERM,
         StoreError::Cancelled => Errno::CANCELED,
         StoreError::Segment(_)
@@ -141,6 +141,7 @@ fn store_errno(error: &StoreError) -> i32 {
         | StoreError::Decode { .. }
         | StoreError::Checksum { .. }
         | StoreError::Unclear(_)
+        | StoreError::UnfinishedRepair { .. }
         | StoreError::ReadBack { .. } => Errno::IO,
     };
     errno.raw_os_error()

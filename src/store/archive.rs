@@ -13,6 +13,7 @@ use super::library::Library;
 use super::models::ModelStore;
 use super::names::PRIVATE_DIR;
 use super::primers::PrimerStore;
+use super::relink;
 use super::temp::TempFile;
 use super::twins::Twins;
 
@@ -132,6 +133,7 @@ impl Archive {
                 for (dir, _) in DIRS {
                     remove_leftovers(private.as_fd(), dir).map_err(fail)?;
                 }
+                relink::finish_all(dir.as_fd(), private.as_fd())?;
             }
             let twins = |first| {
                 let open = |name| open_dir_if_there(private.as_fd(), name).map_err(fail);

@@ -3,7 +3,7 @@
 //! In an archive it goes to `.vortex/damaged/N.vortex`, with `N.json` beside it that says where it was; elsewhere to
 //! `FILE.damaged` beside the file. The original gets that name first, as a second one, durably; only then does the repaired
 //! file, which is durable too, take the first. So a crash at any moment leaves the file as it was or repaired, and the original under one
-//! name or both.
+//! name or both. Where the original has several names the next writer finishes what a crash interrupted: see [`super::relink`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,9 +19,9 @@ use super::archive::Archive;
 use super::attributes::copy_attributes;
 use super::error::StoreError;
 use super::names::{PRIVATE_DIR, SEGMENT_SUFFIX, escape};
+use super::relink::{self, FileId, KEPT_DIR, Name};
 use super::temp::TempFile;
 
-const DIR: &str = "damaged";
 /// Ends the name of an original that is kept beside its file, before a number if it is not the first.
 const SUFFIX: &str = ".damaged";
 const RECORD: &str = ".json";
@@ -34,6 +34,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 pub struct Record {
     /// The file that it was, below the archive's directory, escaped by [`escape`].
     pub file: String,
+    /// The other names of that file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// When it was repaired, in seconds since 1970.
     pub repaired: u64,
     /// Bytes of its content.
@@ -49,6 +52,7 @@ impl Record {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Record {
             file: String::new(),
+            also: Vec::new(),
             repaired: since.map_or(0, |d| d.as_secs()),
             size,
             lost: lost.iter().map(|r| (r.start, r.end)).collect(),
@@ -67,6 +71,15 @@ pub struct Kept {
     pub record: Option<Record>,
 }
 
+/// What a repair replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// Where the damaged original is kept.
+    pub original: PathBuf,
+    /// All names that lead to the repaired file.
+    pub names: Vec<PathBuf>,
+}
+
 /// The place of originals: a directory, and how they are called there.
 struct Place {
     dir: OwnedFd,
@@ -77,19 +90,24 @@ struct Place {
 
 impl Place {
     fn of_archive(archive: &Archive, make: bool) -> Result<Option<Place>, StoreError> {
-        let path = archive.root().join(PRIVATE_DIR).join(DIR);
+        let path = archive.root().join(PRIVATE_DIR).join(KEPT_DIR);
         let Some(private) = archive.private_fd() else {
             return Ok(None);
         };
         let open = || {
             if make {
-                match fs::mkdirat(private, DIR, Mode::from_raw_mode(0o700)) {
+                match fs::mkdirat(private, KEPT_DIR, Mode::from_raw_mode(0o700)) {
                     Ok(()) => fs::fsync(private)?,
                     Err(rustix::io::Errno::EXIST) => {}
                     Err(e) => return Err(e),
                 }
             }
-            fs::openat(private, DIR, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+            fs::openat(
+                private,
+                KEPT_DIR,
+                DIRECTORY | OFlags::NOFOLLOW,
+                Mode::empty(),
+            )
         };
         match open() {
             Ok(dir) => Ok(Some(Place {
@@ -161,6 +179,21 @@ impl Place {
         Ok(found)
     }
 
+    /// A number that no original has, nor anything that was left beside one.
+    fn free_number(&self) -> io::Result<u64> {
+        let mut last = 0;
+        for entry in Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let name = std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
+            let number = self.number(name).or_else(|| match self.beside {
+                None => relink::intent_number(name),
+                Some(_) => None,
+            });
+            last = number.unwrap_or(0).max(last);
+        }
+        Ok(last + 1)
+    }
+
     fn write_record(&self, number: u64, record: &Record) -> io::Result<()> {
         let temp = TempFile::create_in(self.dir.as_fd(), "record")?;
         (&**temp.file()).write_all(&serde_json::to_vec_pretty(record)?)?;
@@ -170,13 +203,15 @@ impl Place {
     }
 }
 
-/// Puts a repaired file in the place of the damaged one at `path`, which is open as `original`, and answers where that is kept.
-/// The repaired file gets all of its attributes. `unchanged` says whether the damaged file is still the one that was repaired.
+/// Puts a repaired file in the place of the damaged one at `path`, which is open as `original`, under all names that that has in the
+/// archive. The repaired file gets all of its attributes. `unchanged` says whether the damaged file is still the one that was
+/// repaired.
 ///
 /// No two calls for one archive, or one file, may run at a time.
 ///
 /// # Errors
-/// `SeveralNames`, `Attributes`, `Changed`, I/O errors. The damaged file then still has its name.
+/// `SeveralNames`, `NamesElsewhere`, `Attributes`, `Changed`, I/O errors. The damaged file then still has its names, unless the
+/// error is that a name could not be changed: the next writer of the archive tries that again before anything else.
 pub fn replace(
     path: &Path,
     original: &File,
@@ -184,7 +219,7 @@ pub fn replace(
     repaired: TempFile,
     archive: Option<&Archive>,
     record: Record,
-) -> Result<PathBuf, StoreError> {
+) -> Result<Replaced, StoreError> {
     let place = match archive {
         Some(archive) => Place::of_archive(archive, true)?
             .ok_or_else(|| StoreError::NotAnArchive(archive.root().to_path_buf()))?,
@@ -193,29 +228,39 @@ pub fn replace(
     let fail = || StoreError::io(path);
     let (folder, name) = split(path);
     let folder = fs::open(&folder, DIRECTORY, Mode::empty()).map_err(|e| fail()(e.into()))?;
-    let is = |stat: &Stat, of: &Stat| (stat.st_dev, stat.st_ino) == (of.st_dev, of.st_ino);
     let stat = fs::fstat(original).map_err(|e| fail()(e.into()))?;
+    let id = FileId::of(&stat);
     let originals = place.originals().map_err(StoreError::io(&place.path))?;
     // An earlier repair may not have come further than this.
     let before = originals
         .iter()
-        .find(|(_, s)| is(s, &stat))
+        .find(|(_, s)| FileId::of(s) == id)
         .map(|(n, _)| *n);
-    let names = stat.st_nlink - u64::from(before.is_some());
-    if names > 1 {
-        return Err(StoreError::SeveralNames(names));
-    }
+    let others = other_names(
+        path,
+        id,
+        stat.st_nlink - u64::from(before.is_some()),
+        archive,
+    )?;
     if !copy_attributes(original, repaired.file()).map_err(fail())? {
         return Err(StoreError::Attributes);
     }
     repaired.file().sync_all().map_err(fail())?;
-    let number = before.unwrap_or_else(|| originals.last().map_or(1, |(last, _)| last + 1));
+    let number = match before {
+        Some(number) => number,
+        None => place.free_number().map_err(StoreError::io(&place.path))?,
+    };
     let kept = place.name(number);
     if let Some(archive) = archive {
-        let below = path.strip_prefix(archive.root()).unwrap_or(path);
-        let file = escape(below);
+        let file = escape(path.strip_prefix(archive.root()).unwrap_or(path));
+        let also = others.iter().map(|name| escape(&name.path)).collect();
+        let record = Record {
+            file,
+            also,
+            ..record
+        };
         place
-            .write_record(number, &Record { file, ..record })
+            .write_record(number, &record)
             .map_err(StoreError::io(&place.path))?;
     }
     if before.is_none() {
@@ -230,14 +275,59 @@ pub fn replace(
     };
     fs::fsync(&place.dir).map_err(|e| undo(fail()(e.into())))?;
     let linked = fs::statat(&place.dir, &kept, AtFlags::SYMLINK_NOFOLLOW);
-    if !linked.is_ok_and(|now| is(&now, &stat)) || !unchanged() {
+    if !linked.is_ok_and(|now| FileId::of(&now) == id) || !unchanged() {
         return Err(undo(StoreError::Changed));
     }
-    repaired
-        .rename_to(folder.as_fd(), &name)
-        .map_err(|e| undo(fail()(e)))?;
-    fs::fsync(&folder).map_err(|e| fail()(e.into()))?;
-    Ok(place.path.join(kept))
+    let original = place.path.join(kept);
+    let mut names = vec![path.to_path_buf()];
+    match archive.zip(archive.and_then(Archive::private_fd)) {
+        Some((archive, private)) if !others.is_empty() => {
+            let intent = relink::intent_name(number);
+            repaired
+                .rename_to(place.dir.as_fd(), &intent)
+                .map_err(|e| undo(fail()(e)))?;
+            if let Err(e) = fs::fsync(&place.dir) {
+                // No name was changed yet.
+                let _ = fs::unlinkat(&place.dir, &intent, AtFlags::empty());
+                return Err(undo(fail()(e.into())));
+            }
+            let done = relink::finish(archive.root_fd(), private, place.dir.as_fd(), number)?;
+            names = done.iter().map(|name| archive.root().join(name)).collect();
+        }
+        _ => {
+            repaired
+                .rename_to(folder.as_fd(), &name)
+                .map_err(|e| undo(fail()(e)))?;
+            fs::fsync(&folder).map_err(|e| fail()(e.into()))?;
+        }
+    }
+    Ok(Replaced { original, names })
+}
+
+/// The names beside `path` of a file that has `links` of them: all must lead to what replaces it.
+fn other_names(
+    path: &Path,
+    file: FileId,
+    links: u64,
+    archive: Option<&Archive>,
+) -> Result<Vec<Name>, StoreError> {
+    if links <= 1 {
+        return Ok(Vec::new());
+    }
+    let Some(archive) = archive else {
+        return Err(StoreError::SeveralNames(links));
+    };
+    let most = usize::try_from(links).unwrap_or(usize::MAX);
+    let mut names = relink::names_of(archive.root_fd(), file, most)?;
+    let found = names.len();
+    names.retain(|name| archive.root().join(&name.path) != path);
+    if found < most || names.len() == found {
+        return Err(StoreError::NamesElsewhere {
+            names: links,
+            here: found as u64,
+        });
+    }
+    Ok(names)
 }
 
 /// The originals that an archive keeps.

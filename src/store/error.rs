@@ -131,9 +131,31 @@ pub enum StoreError {
         "{0}: is damaged, so what it needs is not known; repair it first, and discard originals that do not open"
     )]
     Unclear(PathBuf),
-    /// A damaged file has several names, and only one of them would lead to what replaces it.
-    #[error("it has {0} names; remove all but one, repair that, and link it again")]
+    /// A damaged file that is in no archive has several names, and only one of them would lead to what replaces it.
+    #[error(
+        "it has {0} names and is in no archive; remove all but one, repair that, and link it again"
+    )]
     SeveralNames(u64),
+    /// A damaged file has names that do not lie in its archive, or where this process may not look.
+    #[error(
+        "it has {names} names, of which {here} can be changed in this archive; move the others into it, or remove them"
+    )]
+    NamesElsewhere {
+        /// All its names.
+        names: u64,
+        /// Those that were found.
+        here: u64,
+    },
+    /// A repaired file has taken some names of the damaged one but can not take this one.
+    #[error(
+        "{path}: the repair of this file is not finished: {source}; mend that and repair or mount again, or mount with --read-only"
+    )]
+    UnfinishedRepair {
+        /// The name that still leads to the damaged file, below the archive's directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// A damaged file's owner or extended attributes can not be given to what replaces it.
     #[error("its owner or extended attributes can not be kept; run this as its owner or as root")]
     Attributes,
@@ -215,7 +237,9 @@ impl StoreError {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            StoreError::Io { source, .. } => source.raw_os_error(),
+            StoreError::Io { source, .. } | StoreError::UnfinishedRepair { source, .. } => {
+                source.raw_os_error()
+            }
             StoreError::Segment(SegmentError::Io(source)) => source.raw_os_error(),
             StoreError::Start { source, .. } => source.raw_os_error(),
             _ => None,

@@ -14,6 +14,7 @@ pub mod models;
 pub mod names;
 pub mod primers;
 pub mod reader;
+mod relink;
 pub mod repair;
 pub mod seal;
 mod shown;

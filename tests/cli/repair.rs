@@ -301,18 +301,104 @@ fn an_interrupted_repair_is_finished_by_the_next_one() {
 }
 
 #[test]
+fn a_file_with_several_names_stays_one_file() {
+    let content = records(3 * BLOCK);
+    let (dir, segment) = archive(&content);
+    let names = ["z.dat.vortex", "d/a.dat.vortex", "d/e/plainly named"];
+    fs::create_dir_all(dir.path().join("d/e")).unwrap();
+    let names = names.map(|name| dir.path().join(name));
+    for name in &names {
+        fs::hard_link(&segment, name).unwrap();
+    }
+    spoil(&segment, entries(&segment)[2].offset, 20);
+    let damaged = fs::read(&segment).unwrap();
+    let report = repair(&[], dir.path(), DAMAGED);
+    let entry = &report["damaged"][0];
+    assert_eq!((&report["files"], &entry["status"]), (&1.into(), &"repaired".into()));
+    assert_eq!(entry["names"].as_array().unwrap().len(), 4);
+    let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+    for name in &names {
+        assert_eq!(ino(name), ino(&segment), "{}", name.display());
+    }
+    assert_eq!(fs::metadata(&segment).unwrap().nlink(), 4);
+    let kept = dir.path().join(".vortex/damaged");
+    assert_eq!(names_in(&kept), ["1.json", "1.vortex"]);
+    assert_eq!(fs::metadata(kept.join("1.vortex")).unwrap().nlink(), 1);
+    assert_eq!(fs::read(kept.join("1.vortex")).unwrap(), damaged);
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(kept.join("1.json")).unwrap()).unwrap();
+    assert_eq!(record["also"].as_array().unwrap().len(), 3);
+    let range = format!("0:{}", 2 * BLOCK);
+    let cat = vortex_fs().args(["cat", "--range", &range]).arg(&names[1]).output().unwrap();
+    assert!(cat.stdout == content[..2 * BLOCK]);
+    // Found under whichever name is given; all of them are changed.
+    repair(&["--fill-zeros"], &names[0], DAMAGED);
+    assert_eq!(fs::metadata(&names[2]).unwrap().nlink(), 4);
+    assert_eq!(ino(&names[2]), ino(&segment));
+    let told = stdout(&run(vortex_fs().args(["repair", "--discard-originals"]).arg(dir.path()), GOOD));
+    assert!(told.ends_with("2 originals discarded\n"), "{told}");
+}
+
+#[test]
+fn a_repair_that_can_not_change_a_name_is_finished_by_the_next_writer() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root to change the flags of a directory");
+        return;
+    }
+    let content = records(2 * BLOCK);
+    let (dir, segment) = archive(&content);
+    let folder = dir.path().join("fixed");
+    fs::create_dir(&folder).unwrap();
+    let other = folder.join("b.dat.vortex");
+    fs::hard_link(&segment, &other).unwrap();
+    spoil(&segment, entries(&segment)[1].offset, 20);
+    let chattr = |flag: &str| {
+        let done = std::process::Command::new("chattr").arg(flag).arg(&folder).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    if !chattr("+i") {
+        println!("skipped: needs a file system with immutable directories");
+        return;
+    }
+    let line = complaint(vortex_fs().arg("repair").arg(dir.path()), FAILED);
+    let opened = Archive::open(dir.path(), Access::Write).map(drop);
+    let reader = Archive::open(dir.path(), Access::Read).map(drop);
+    assert!(chattr("-i"));
+    assert!(line.contains("fixed/b.dat.vortex: the repair of this file is not finished"), "{line}");
+    assert!(opened.is_err_and(|e| e.to_string().contains("not finished")));
+    reader.unwrap();
+    drop(Archive::open(dir.path(), Access::Write).unwrap());
+    assert_eq!(fs::metadata(&other).unwrap().ino(), fs::metadata(&segment).unwrap().ino());
+    assert_eq!(names_in(&dir.path().join(".vortex/damaged")), ["1.json", "1.vortex"]);
+    assert!(names_in(&dir.path().join(".vortex/tmp")).is_empty());
+}
+
+#[test]
 fn what_can_not_be_repaired_is_left_as_it_is() {
     let content = records(2 * BLOCK);
     let (dir, segment) = archive(&content);
     let sound = fs::read(&segment).unwrap();
-    // Several names: a repair would part them.
+    // Names that do not lie in the archive: a repair would part them. So do those in an archive below it.
     spoil(&segment, entries(&segment)[1].offset, 20);
-    fs::hard_link(&segment, dir.path().join("b.dat.vortex")).unwrap();
-    let before = identity(&segment);
-    let line = complaint(vortex_fs().arg("repair").arg(&segment), FAILED);
-    assert!(line.contains("2 names"), "{line}");
-    assert_eq!(identity(&segment), before);
-    fs::remove_file(dir.path().join("b.dat.vortex")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    Archive::init(&inner).unwrap();
+    for other in [elsewhere.path(), &inner] {
+        let other = other.join("b.dat.vortex");
+        fs::hard_link(&segment, &other).unwrap();
+        let before = identity(&segment);
+        let line = complaint(vortex_fs().arg("repair").arg(&segment), FAILED);
+        assert!(line.contains("2 names, of which 1 can be"), "{line}");
+        assert_eq!(identity(&segment), before);
+        fs::remove_file(other).unwrap();
+    }
+    fs::remove_dir_all(inner).unwrap();
+    let (_apart, alone) = with_segment(&content);
+    spoil(&alone, entries(&alone)[0].offset, 20);
+    fs::hard_link(&alone, elsewhere.path().join("b")).unwrap();
+    let line = complaint(vortex_fs().arg("repair").arg(&alone), FAILED);
+    assert!(line.contains("2 names and is in no archive"), "{line}");
     // Nothing to read.
     fs::write(&segment, vec![0x33; sound.len()]).unwrap();
     let before = identity(&segment);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::disk::{Disk, Op};
 use crate::recorder::Event;
-use crate::tree::{Known, Tree, recover};
+use crate::tree::Tree;
 
 /// With so few changes pending, every set of them that the order of changes of one name allows is left.
 const EVERY_SET: usize = 10;
@@ -179,13 +179,16 @@ impl Tear {
     }
 }
 
-/// Stops the workload at every moment. `fresh` says that the archive may not be one yet.
+/// Recovers what a crash left, and answers what is to be seen then.
+pub type Recover<'a> = dyn FnMut(&Disk) -> Result<Tree, String> + 'a;
+
+/// Stops the workload at every moment.
 pub fn every_crash(
     name: &str,
     base: Disk,
     first: Tree,
     events: &[Event],
-    fresh: bool,
+    recover: &mut Recover<'_>,
 ) -> Result<Report, String> {
     let mut history = History {
         base,
@@ -195,7 +198,7 @@ pub fn every_crash(
     };
     let mut allowed = vec![first];
     let mut answers: HashMap<blake3::Hash, Result<Tree, String>> = HashMap::new();
-    let (mut known, mut report) = (Known::new(), Report::default());
+    let mut report = Report::default();
     for (at, event) in events.iter().enumerate() {
         match event {
             Event::Change(op) => history.push(op),
@@ -210,9 +213,7 @@ pub fn every_crash(
         for (set, torn) in history.sets() {
             report.left += 1;
             let disk = history.state(&set, torn);
-            let answer = answers
-                .entry(disk.hash())
-                .or_insert_with(|| recover(&disk, &mut known, fresh));
+            let answer = answers.entry(disk.hash()).or_insert_with(|| recover(&disk));
             if answer.as_ref().is_ok_and(|tree| allowed.contains(tree)) {
                 continue;
             }

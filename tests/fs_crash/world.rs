@@ -13,10 +13,10 @@ use vortex_fs::pack::protocol::{Job, Summary};
 use vortex_fs::pack::{Defaults, Direction, run};
 use vortex_fs::store::{Access, Archive, Cancel};
 
-use crate::crash::every_crash;
+use crate::crash::{Recover, every_crash};
 use crate::disk::Disk;
 use crate::recorder::{Event, Recorder};
-use crate::tree::{Seen, Tree, me, options};
+use crate::tree::{Known, Seen, Tree, me, options, recover};
 
 pub const RDWR: i32 = 2;
 pub const ROOT: NodeId = NodeId::ROOT;
@@ -98,9 +98,16 @@ impl World {
     }
 
     /// The workload begins: all that is there now is durable.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self) -> Disk {
         let (_, disk) = self.recorder.take();
-        self.begun = Some((disk, self.tree.clone()));
+        self.begun = Some((disk.clone(), self.tree.clone()));
+        disk
+    }
+
+    /// The same, where what is to be seen is not what a mount shows.
+    pub fn begin_with(&mut self, tree: Tree) {
+        self.tree = tree;
+        self.begin();
     }
 
     /// From here on the tree may be found changed like this.
@@ -209,21 +216,24 @@ impl World {
     }
 
     /// Stops the workload at every moment.
-    pub fn survives_every_crash(mut self, name: &str) {
-        self.check(name, false);
+    pub fn survives_every_crash(self, name: &str) {
+        let mut known = Known::new();
+        self.survives_every_crash_as(name, &mut |disk| recover(disk, &mut known, false));
     }
 
     /// The same, where the archive may not be one yet.
-    pub fn survives_every_crash_of_its_making(mut self, name: &str) {
-        self.check(name, true);
+    pub fn survives_every_crash_of_its_making(self, name: &str) {
+        let mut known = Known::new();
+        self.survives_every_crash_as(name, &mut |disk| recover(disk, &mut known, true));
     }
 
-    fn check(&mut self, name: &str, fresh: bool) {
+    /// The same, with a recovery and a tree of the test's own.
+    pub fn survives_every_crash_as(mut self, name: &str, recover: &mut Recover<'_>) {
         self.close();
         let (events, _) = self.recorder.take();
         let (disk, tree) = self.begun.take().expect("begin the workload");
         let start = Instant::now();
-        let report = match every_crash(name, disk, tree, &events, fresh) {
+        let report = match every_crash(name, disk, tree, &events, recover) {
             Ok(report) => report,
             Err(found) => panic!("{found}"),
         };

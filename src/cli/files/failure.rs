@@ -39,6 +39,7 @@ pub fn store_failure(path: &Path, error: &StoreError) -> CliError {
         | StoreError::Busy(_)
         | StoreError::UnknownFormat { .. }
         | StoreError::Unclear(_)
+        | StoreError::UnfinishedRepair { .. }
         | StoreError::BadModel { .. }
         | StoreError::UnknownProfile { .. } => CliError::failed(error.to_string()),
         _ => CliError::failed(error.to_string()).on(path),

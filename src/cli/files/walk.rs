@@ -19,7 +19,7 @@ pub struct Found {
     pub metadata: Metadata,
 }
 
-/// The regular files in and below `root`, each once however many names it has, sorted by path; and the directories that could
+/// The regular files in and below `root`, each once however many names of a kind it has, sorted by path; and the directories that could
 /// not be read. Symbolic links are not followed, private `.vortex` directories are left out.
 #[must_use]
 pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
@@ -45,8 +45,11 @@ pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
                 };
             if metadata.is_dir() && name != PRIVATE_DIR {
                 folders.push(path);
-            } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-                let is_segment = names::logical_name(&name, true).1 == Kind::Segment;
+                continue;
+            }
+            // A file of which only some names say that it is a segment is both.
+            let is_segment = names::logical_name(&name, true).1 == Kind::Segment;
+            if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino(), is_segment)) {
                 found.push(Found {
                     path,
                     is_segment,

@@ -15,14 +15,14 @@ use super::files::{Found, Models, store_failure, walk, with_path, worker_threads
 use super::{CliError, Outcome, Progress, print, print_json, remove_if_killed, warn};
 use crate::mount::vortex_mounts;
 use crate::segment::{LostBlocks, SegmentError, peek};
-use crate::store::damaged::{self, Record};
+use crate::store::damaged::{self, Record, Replaced};
 use crate::store::repair::{Diagnosis, Patient, diagnose};
 use crate::store::{Access, Archive, Depth, StoreError, Thing, usage};
 
 /// Bring back what can be read of damaged segments, models and primers
 ///
 /// Whatever is sound is left alone. Of a damaged segment all that can be read goes into a new one, which is decoded and compared before
-/// it takes the name; the damaged original is kept. The exact ranges that are lost are named: reading them fails until they are
+/// it takes its names; the damaged original is kept. The exact ranges that are lost are named: reading them fails until they are
 /// written anew. Models and primers are restored from their other copy. Exit code 2 if anything is lost.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -230,8 +230,8 @@ fn repair_file(
             if !args.dry_run {
                 let unchanged =
                     || std::fs::symlink_metadata(path).is_ok_and(|now| stamp(&now) == before);
-                let kept = replace(path, &file, &unchanged, &patient, fate, models, turn);
-                report.keep(&kept.map_err(with_path(path))?);
+                let done = replace(path, &file, &unchanged, &patient, fate, models, turn);
+                report.replaced(done.map_err(with_path(path))?);
             }
             Ok(report)
         }
@@ -246,7 +246,7 @@ fn replace(
     fate: LostBlocks,
     models: &Models,
     turn: &Mutex<()>,
-) -> Result<PathBuf, StoreError> {
+) -> Result<Replaced, StoreError> {
     let archive = models.archive();
     let temp = damaged::temp_for(path, archive)?;
     let folder = match archive {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::{CliError, Outcome, print, show_bytes, warn};
 use crate::segment::{SegmentError, Severity};
-use crate::store::damaged::Kept;
+use crate::store::damaged::{Kept, Replaced};
 use crate::store::names::unescape;
 use crate::store::repair::Patient;
 use crate::store::{BadCopy, Thing};
@@ -73,6 +73,8 @@ pub(super) struct FileReport {
     pub(super) filled: bool,
     /// Where the damaged original is.
     original: Option<String>,
+    /// All names of a repaired file that has several.
+    names: Vec<String>,
 }
 
 impl FileReport {
@@ -86,6 +88,7 @@ impl FileReport {
             structure: Vec::new(),
             filled: false,
             original: None,
+            names: Vec::new(),
         }
     }
 
@@ -133,9 +136,13 @@ impl FileReport {
         }
     }
 
-    /// Says where the damaged original is kept.
-    pub(super) fn keep(&mut self, original: &Path) {
-        self.original = Some(original.display().to_string());
+    /// Says what the repaired file took the place of.
+    pub(super) fn replaced(&mut self, done: Replaced) {
+        self.original = Some(done.original.display().to_string());
+        if done.names.len() > 1 {
+            let names = done.names.iter().map(|name| name.display().to_string());
+            self.names = names.collect();
+        }
     }
 
     /// Whether nothing is lost.
@@ -184,8 +191,14 @@ impl FileReport {
                     (false, true) => "repaired, nothing is lost",
                     (false, false) => "repaired, all else is readable",
                 };
+                let all = match self.names.len() {
+                    0 => String::new(),
+                    n => format!(" under all of its {n} names"),
+                };
                 lines.push(match &self.original {
-                    Some(original) => format!("{done}; the damaged original is kept as {original}"),
+                    Some(original) => {
+                        format!("{done}{all}; the damaged original is kept as {original}")
+                    }
                     None => done.to_string(),
                 });
             }
