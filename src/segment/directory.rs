@@ -64,13 +64,21 @@ impl Directory {
         block_size: u32,
         logical_size: u64,
     ) -> Result<Self, &'static str> {
+        Directory::decode_at(&mut Cursor::new(raw), block_size, logical_size)
+    }
+
+    /// The same, where it shows how far the decoding came.
+    pub(super) fn decode_at(
+        at: &mut Cursor<'_>,
+        block_size: u32,
+        logical_size: u64,
+    ) -> Result<Self, &'static str> {
         const SHORT: &str = "it ends inside a field";
-        let mut at = Cursor::new(raw);
         let mut models = Vec::new();
         for _ in 0..at.u8().ok_or(SHORT)? {
             models.push(ModelId(at.array().ok_or(SHORT)?));
         }
-        let starts = Arc::new(Starts::decode(&mut at, block_size)?);
+        let starts = Arc::new(Starts::decode(at, block_size)?);
         let mut pages = Vec::new();
         let mut next = 0u64;
         while !at.is_empty() {

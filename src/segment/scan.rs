@@ -8,10 +8,15 @@ use super::header::{Body, DirectoryRef, Header};
 use super::page::{Page, block_end};
 use super::peek::BORN_LIVE_DATA;
 use super::storage::{Storage, read_part, read_up_to};
+use super::wire::Cursor;
 use super::{MAX_BLOCK, MIN_BLOCK, SIZE_MAX};
 
 /// Bytes at the end of the file among which the directory is looked for: enough for some thousand pages.
 const TAIL: u64 = 1 << 18;
+
+/// Bytes of tables and pages that are looked through for it, over all places where it might begin. The right one takes some passes over
+/// the tail; only a file made for it has more that look like one.
+const WORK: usize = 32 * TAIL as usize;
 
 /// A directory that ends where the file ends.
 pub(super) struct Found {
@@ -38,19 +43,35 @@ pub(super) fn find_index(storage: &dyn Storage, block_size: Option<u32>) -> Vec<
         Some(size) => vec![size],
         None => sizes.collect(),
     };
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), WORK);
     for at in (0..tail.len()).rev() {
         let raw = tail.get(at..).unwrap_or_default();
         for &size in &sizes {
-            if let Ok(directory) = Directory::decode(raw, size, SIZE_MAX) {
-                found.extend(confirm(storage, &directory, tail_at + at as u64, raw, size));
+            let mut cursor = Cursor::new(raw);
+            let decoded = Directory::decode_at(&mut cursor, size, SIZE_MAX);
+            // The names of models are passed over too fast to count.
+            let models = 1 + 16 * raw.first().copied().map_or(0, usize::from);
+            spend(&mut left, (raw.len() - cursor.len()).saturating_sub(models));
+            if let Ok(directory) = decoded {
+                let offset = tail_at + at as u64;
+                found.extend(confirm(storage, &directory, offset, raw, size, &mut left));
             }
+        }
+        if left == 0 {
+            log::warn!(
+                "too much of a damaged segment looks like an index; the rest was not looked at"
+            );
+            break;
         }
         if !found.is_empty() {
             break;
         }
     }
     found
+}
+
+fn spend(left: &mut usize, work: usize) {
+    *left = left.saturating_sub(work);
 }
 
 /// The index that a directory leads to, if all of its pages are there.
@@ -60,13 +81,15 @@ fn confirm(
     offset: u64,
     raw: &[u8],
     block_size: u32,
+    left: &mut usize,
 ) -> Option<Found> {
     let mut sample = Vec::new();
     let (mut size, mut first) = (0, u64::MAX);
     for (&number, at) in &directory.pages {
-        if at.end() > offset {
+        if at.end() > offset || *left == 0 {
             return None;
         }
+        spend(left, at.len as usize);
         let page = read_part(storage, Part::Page, at.offset, at.len.into(), at.crc).ok()?;
         let starts = directory.starts.len();
         let page = Page::decode(

@@ -13,6 +13,11 @@ impl<'a> Cursor<'a> {
         Cursor { rest: bytes }
     }
 
+    /// Bytes that are left.
+    pub(super) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
