@@ -280,6 +280,10 @@ impl Fs {
             node,
             |_| Err(FsError::Moved),
             |open| {
+                if inside < open.size().min(last * unit) {
+                    // It grew meanwhile, so the last block is not whole any more: once more, with the new size.
+                    return Err(FsError::Moved);
+                }
                 if first < last {
                     open.make_live()?;
                     open.drop_blocks(first, last)?;
