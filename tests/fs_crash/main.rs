@@ -4,8 +4,6 @@
 //! The archive lies on a file system of the test's own, which records every change and every sync. Afterwards the states that a crash
 //! may leave are put together one by one ([`crash`]), opened through the library and compared with what is allowed.
 //! Needs `/dev/fuse`; without it each test says so and does nothing.
-//!
-//! The program serves its own mounts: if it is killed in the middle of a call it may not end before `umount -f` of what it mounted.
 
 mod crash;
 mod disk;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,7 +50,29 @@ struct State {
 pub struct Recorder {
     state: Arc<Mutex<State>>,
     mount: Option<BackgroundSession>,
+    watch: Option<Child>,
     dir: tempfile::TempDir,
+}
+
+/// Ends the mount where this program can not: killed in the middle of a call that it would have to answer itself, it does not end before.
+const WATCH: &str = r#"
+while sleep 1; do
+    case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in
+        Z* | X* | '') umount -f "$2"; umount -l "$2"; rmdir "$2"; exit ;;
+    esac
+done"#;
+
+fn watch(mount: &Path) -> Option<Child> {
+    let mut watch = Command::new("sh");
+    watch.args(["-c", WATCH, "sh", &std::process::id().to_string()]);
+    watch.arg(mount).process_group(0);
+    let none = Stdio::null;
+    watch
+        .stdin(none())
+        .stdout(none())
+        .stderr(none())
+        .spawn()
+        .ok()
 }
 
 impl Recorder {
@@ -63,6 +87,7 @@ impl Recorder {
             Ok(mount) => Some(Recorder {
                 state,
                 mount: Some(mount),
+                watch: watch(dir.path()),
                 dir,
             }),
             Err(e) => {
@@ -95,6 +120,10 @@ impl Drop for Recorder {
             // A test that failed may have left files open.
             eprintln!("{}: {e}", self.dir.path().display());
             let _ = rustix::mount::unmount(self.dir.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+        if let Some(mut watch) = self.watch.take() {
+            let _ = watch.kill();
+            let _ = watch.wait();
         }
     }
 }
