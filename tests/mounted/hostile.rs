@@ -163,6 +163,25 @@ fn the_daemon_keeps_only_what_it_needs() {
             .find(|l| l.starts_with("Max core file size"))
             .unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        // Its own user may not look into it, not even root without the right to trace anybody.
+        let look = |pid: &str| {
+            let mut look = Command::new("setpriv");
+            look.args([
+                "--bounding-set=-sys_ptrace",
+                "--inh-caps=-sys_ptrace",
+                "sh",
+                "-c",
+            ]);
+            let dd = format!("dd count=0 if=/proc/{pid}/mem; exit $?");
+            look.arg(dd).output().unwrap()
+        };
+        assert!(look("$$").status.success(), "it may look into itself");
+        let refused = look(&pid.to_string());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && said.contains("Permission denied"),
+            "{said}"
+        );
         for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
             let to = fs::read_link(fd.unwrap().path()).unwrap_or_default();
             assert_ne!(to, secret, "the daemon holds what its caller had open");
