@@ -137,6 +137,8 @@ pub fn archive(data: &[u8]) {
     std::fs::write(private.join("format"), format).expect("written");
     std::fs::write(private.join("primers/index"), index).expect("written");
     let _ = Archive::open(dir.path(), Access::Read);
+    std::fs::write(private.join("copies/format"), format).expect("written");
+    let _ = Archive::open(dir.path(), Access::Read);
     let primers = PrimerStore::new(Some(
         File::open(private.join("primers")).expect("open").into(),
     ));

@@ -42,5 +42,5 @@ pub use app::{vortex_compress, vortex_decompress, vortex_fs};
 pub use error::{CliError, Outcome};
 pub use progress::Progress;
 pub use report::{print, print_json, print_lines, warn};
-pub use signals::{Cancel, remove_if_killed};
+pub use signals::{Cancel, make_removed_if_killed};
 pub use size::{Range, Size, parse_range, parse_size, percent, ratio, show_bytes};

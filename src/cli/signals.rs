@@ -4,7 +4,7 @@
 //! SIGINT, SIGTERM and SIGHUP.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -48,11 +48,15 @@ impl Cancel {
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static WATCHER: OnceLock<bool> = OnceLock::new();
 
-/// While the returned guard lives, a signal removes the file, or the directory with all that is in it, at `path` before it
-/// ends the process.
-pub fn remove_if_killed(path: &Path) -> UnfinishedFile {
-    let path = path.to_owned();
-    unfinished().push(path.clone());
+/// Makes a file, or a directory, and while the returned guard lives, a signal removes it with all that is in it before it ends the
+/// process. A signal that comes while it is being made waits until it is known. `path` says where it is.
+///
+/// # Errors
+/// Those of `make`.
+pub fn make_removed_if_killed<T, E>(
+    make: impl FnOnce() -> Result<T, E>,
+    path: impl FnOnce(&T) -> PathBuf,
+) -> Result<(T, UnfinishedFile), E> {
     WATCHER.get_or_init(|| match Signals::new(SIGNALS) {
         Ok(signals) => thread::Builder::new()
             .name("signals".into())
@@ -60,10 +64,15 @@ pub fn remove_if_killed(path: &Path) -> UnfinishedFile {
             .is_ok(),
         Err(_) => false,
     });
-    UnfinishedFile { path }
+    // The watcher takes this list before it does anything.
+    let mut list = unfinished();
+    let made = make()?;
+    let path = path(&made);
+    list.push(path.clone());
+    Ok((made, UnfinishedFile { path }))
 }
 
-/// Keeps a path on the list of [`remove_if_killed`].
+/// Keeps a path on the list of [`make_removed_if_killed`].
 #[derive(Debug)]
 pub struct UnfinishedFile {
     path: PathBuf,
@@ -81,7 +90,9 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
 
 fn remove_and_die(mut signals: Signals) {
     for signal in signals.forever() {
-        for path in unfinished().drain(..) {
+        // Nothing new is made any more.
+        let mut list = unfinished();
+        for path in list.drain(..) {
             // It may be renamed into place at this very moment: then nothing is left to remove.
             let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
         }

@@ -62,7 +62,7 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         logfile::log_to(private)
             .map_err(|e| MountError::Refused(format!("{}: {e}", log.display())))?;
         // Opening it said so where nobody could hear it.
-        archive.library().warn_of_bad_copies();
+        archive.warn_of_bad_copies();
     }
     let defaults = Defaults {
         profile: settings.profile.clone(),
@@ -148,15 +148,17 @@ fn open_archive(settings: &MountSettings) -> Result<Archive, MountError> {
     if settings.options.read_only {
         return Ok(Archive::open(&settings.backing, Access::Read)?);
     }
-    if !settings.backing.join(PRIVATE_DIR).join("format").exists() {
-        if let Some(outer) = Archive::find(&settings.backing) {
+    let backing = std::fs::canonicalize(&settings.backing).ok();
+    match Archive::find(&settings.backing).filter(|root| Some(root) != backing.as_ref()) {
+        Some(outer) => {
             return Err(MountError::Refused(format!(
                 "{}: lies inside the archive {}; mount that instead",
                 settings.backing.display(),
                 outer.display()
             )));
         }
-        Archive::init(&settings.backing)?;
+        // Does nothing to one that is one already.
+        None => Archive::init(&settings.backing)?,
     }
     Ok(Archive::open(&settings.backing, Access::Write)?)
 }

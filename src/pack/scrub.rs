@@ -247,7 +247,7 @@ impl Scrubber {
     }
 
     fn check_copies(&mut self) {
-        match self.fs.archive().library().bad_copies(Depth::Checksums) {
+        match self.fs.archive().bad_copies(Depth::Checksums) {
             Ok(bad) => {
                 for copy in bad {
                     let key = escape(&Path::new("/").join(&copy.path));
@@ -255,7 +255,7 @@ impl Scrubber {
                     self.found(key, &copy.path.display().to_string(), vec![what]);
                 }
             }
-            Err(e) => log::warn!("scrub: models and primers could not be checked: {e}"),
+            Err(e) => log::warn!("scrub: format, models and primers could not be checked: {e}"),
         }
     }
 

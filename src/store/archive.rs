@@ -1,25 +1,22 @@
 //! An archive directory: making, finding and opening one, and the lock that keeps it to one writer.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags};
 
 use super::error::StoreError;
-use super::library::Library;
+use super::format;
+use super::library::{BadCopy, Library, Thing};
 use super::models::ModelStore;
 use super::names::PRIVATE_DIR;
 use super::primers::PrimerStore;
 use super::relink;
 use super::temp::TempFile;
-use super::twins::Twins;
+use super::twins::{BOTH, Twins};
+use super::verify::Depth;
 
-/// Version of the archive directory's layout.
-pub const FORMAT: u32 = 0;
-const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const TEMP_DIR: &str = "tmp";
 const MODELS_DIR: &str = "models";
@@ -52,6 +49,7 @@ pub struct Archive {
     path: PathBuf,
     root: OwnedFd,
     private: Option<OwnedFd>,
+    format: Option<Twins>,
     library: Library,
     access: Access,
     _lock: Option<OwnedFd>,
@@ -64,7 +62,7 @@ impl Archive {
         let absolute = std::fs::canonicalize(path).ok()?;
         absolute
             .ancestors()
-            .find(|dir| dir.join(PRIVATE_DIR).join(FORMAT_FILE).is_file())
+            .find(|dir| format::is_archive(dir))
             .map(Path::to_path_buf)
     }
 
@@ -82,19 +80,17 @@ impl Archive {
         let private = open_dir(dir.as_fd(), PRIVATE_DIR).map_err(fail)?;
         check_trust(private.as_fd(), dir.as_fd(), root)?;
         make_subdirs(private.as_fd()).map_err(fail)?;
-        match fs::statat(&private, FORMAT_FILE, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(fail(e.into())),
-        }
-        let temp = TempFile::create_in(private.as_fd(), "format").map_err(fail)?;
-        writeln!(&**temp.file(), "vortex-fs {FORMAT}").map_err(fail)?;
-        // Other users may read an archive as far as its files' modes let them.
-        fs::fchmod(temp.file().as_fd(), Mode::from_raw_mode(0o644)).map_err(|e| fail(e.into()))?;
-        temp.file().sync_all().map_err(fail)?;
-        match temp.rename_new(private.as_fd(), OsStr::new(FORMAT_FILE)) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
-            _ => {}
+        let twins = format_twins(private.as_fd()).map_err(fail)?;
+        match format::check(&twins, root) {
+            Ok(conditions) => format::complete(&twins, &conditions).map_err(fail)?,
+            Err(StoreError::NotAnArchive(_)) => {
+                BOTH.into_iter()
+                    .try_for_each(|copy| format::write(&twins, copy))
+                    .map_err(fail)?;
+            }
+            // Opening says so.
+            Err(StoreError::UnknownFormat { .. } | StoreError::DamagedFormat(_)) => return Ok(()),
+            Err(e) => return Err(e),
         }
         for fd in [private.as_fd(), dir.as_fd()] {
             fs::fsync(fd).map_err(|e| fail(e.into()))?;
@@ -121,13 +117,16 @@ impl Archive {
             }
             Err(e) => return Err(fail(e)),
         };
-        let (mut lock, mut library) = (None, Library::default());
+        let (mut lock, mut format, mut library) = (None, None, Library::default());
         if let Some(private) = &private {
-            check_format(private.as_fd(), &path)?;
+            let format = format.insert(format_twins(private.as_fd()).map_err(fail)?);
+            let conditions = format::check(format, &path)?;
             if access == Access::Write {
                 check_trust(private.as_fd(), dir.as_fd(), &path)?;
                 lock = Some(take_lock(private.as_fd(), &path)?);
                 make_subdirs(private.as_fd()).map_err(fail)?;
+                *format = format_twins(private.as_fd()).map_err(fail)?;
+                format::complete(format, &conditions).map_err(fail)?;
                 // What is put into them durably must not be lost with them.
                 fs::fsync(private).map_err(|e| fail(e.into()))?;
                 for (dir, _) in DIRS {
@@ -143,18 +142,78 @@ impl Archive {
                 ModelStore::of(twins(MODELS_DIR)?),
                 PrimerStore::of(twins(PRIMERS_DIR)?),
             );
-            if access == Access::Write {
-                library.warn_of_bad_copies();
-            }
         }
-        Ok(Archive {
+        let archive = Archive {
+            format,
             library,
             path,
             root: dir,
             private,
             access,
             _lock: lock,
-        })
+        };
+        if access == Access::Write {
+            archive.warn_of_bad_copies();
+        }
+        Ok(archive)
+    }
+
+    /// Every copy of what the whole archive hangs on, its format, models and primers, that is not good; see
+    /// [`Library::bad_copies`].
+    ///
+    /// # Errors
+    /// I/O errors; `UnknownFormat` if one copy of the format says so now.
+    pub fn bad_copies(&self, depth: Depth) -> Result<Vec<BadCopy>, StoreError> {
+        let mut bad = Vec::new();
+        if let Some(twins) = &self.format {
+            let conditions = format::conditions(twins, &self.path)?;
+            let good = [&conditions[1], &conditions[0]].map(|other| other.is_good());
+            for ((copy, condition), other_serves) in BOTH.into_iter().zip(conditions).zip(good) {
+                if !condition.is_good() {
+                    bad.push(BadCopy {
+                        thing: Thing::Format,
+                        copy,
+                        path: format::path_of(copy),
+                        condition,
+                        other_serves,
+                    });
+                }
+            }
+        }
+        bad.extend(self.library.bad_copies(depth)?);
+        Ok(bad)
+    }
+
+    /// Writes the copies of something that are not good anew from the one that is.
+    ///
+    /// # Errors
+    /// I/O errors; that there is no good copy.
+    pub fn restore(&self, thing: Thing) -> Result<(), StoreError> {
+        match thing {
+            Thing::Model(id) => self.library.models().restore(id).map(drop),
+            Thing::Primer(id) => self.library.primers().restore(id).map(drop),
+            Thing::Format => {
+                let Some(twins) = &self.format else {
+                    return Err(StoreError::NotAnArchive(self.path.clone()));
+                };
+                let conditions = format::check(twins, &self.path)?;
+                for (copy, condition) in BOTH.into_iter().zip(conditions) {
+                    if !condition.is_good() {
+                        format::write(twins, copy)
+                            .map_err(StoreError::io(self.path.join(format::path_of(copy))))?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Logs what [`Archive::bad_copies`] finds by checksums.
+    pub fn warn_of_bad_copies(&self) {
+        match self.bad_copies(Depth::Checksums) {
+            Ok(bad) => bad.iter().for_each(|b| log::warn!("{b}")),
+            Err(e) => log::warn!("format, models and primers could not be checked: {e}"),
+        }
     }
 
     /// The archive's directory, absolute and without symlinks.
@@ -259,31 +318,13 @@ fn remove_leftovers(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn check_format(private: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = match fs::openat(private, FORMAT_FILE, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(rustix::io::Errno::NOENT) => return Err(StoreError::NotAnArchive(path.to_path_buf())),
-        Err(e) => return Err(StoreError::io(path)(e.into())),
-    };
-    let mut text = Vec::new();
-    File::from(fd)
-        .take(256)
-        .read_to_end(&mut text)
-        .map_err(StoreError::io(path.join(PRIVATE_DIR).join(FORMAT_FILE)))?;
-    let text = String::from_utf8_lossy(&text);
-    let line = text.lines().next().unwrap_or_default();
-    let version = line.strip_prefix("vortex-fs ").map(str::parse::<u32>);
-    match version {
-        Some(Ok(FORMAT)) => Ok(()),
-        Some(Ok(_)) => Err(StoreError::UnknownFormat {
-            path: path.to_path_buf(),
-            found: line.to_string(),
-        }),
-        _ => Err(StoreError::DamagedFormat(
-            path.join(PRIVATE_DIR).join(FORMAT_FILE),
-        )),
-    }
+/// The directories of the two copies of the format.
+fn format_twins(private: BorrowedFd<'_>) -> io::Result<Twins> {
+    let first = private.try_clone_to_owned()?;
+    Ok(Twins::new(
+        Some(first),
+        open_dir_if_there(private, COPIES_DIR)?,
+    ))
 }
 
 /// Whether this process may let `uid` keep an archive's private directory, or serve the archive: it is its own user, root, or the
@@ -366,18 +407,68 @@ mod tests {
     fn unknown_format_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         Archive::init(dir.path()).unwrap();
-        std::fs::write(dir.path().join(".vortex/format"), "vortex-fs 99\n").unwrap();
-        let error = Archive::open(dir.path(), Access::Read).unwrap_err();
-        assert!(
-            matches!(&error, StoreError::UnknownFormat { found, .. } if found == "vortex-fs 99"),
-            "{error}"
-        );
-        for damaged in ["", "vortex-fs \n", "vortex-fr 0\n", "vortex-fs q\n"] {
-            std::fs::write(dir.path().join(".vortex/format"), damaged).unwrap();
+        let files = [".vortex/format", ".vortex/copies/format"].map(|f| dir.path().join(f));
+        let good = std::fs::read(&files[0]).unwrap();
+        // Whichever copy says so.
+        for file in &files {
+            std::fs::write(file, "vortex-fs 99\n").unwrap();
+            let error = Archive::open(dir.path(), Access::Read).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::UnknownFormat { found, .. } if found == "vortex-fs 99"),
+                "{error}"
+            );
+            Archive::init(dir.path()).unwrap();
+            assert_eq!(std::fs::read(file).unwrap(), b"vortex-fs 99\n");
+            std::fs::write(file, &good).unwrap();
+        }
+        for damaged in [
+            "",
+            "vortex-fs \n",
+            "vortex-fr 0\n",
+            "vortex-fs q\n",
+            "vortex-fs 0 0\n",
+        ] {
+            for file in &files {
+                std::fs::write(file, damaged).unwrap();
+            }
             let error = Archive::open(dir.path(), Access::Read).unwrap_err();
             assert!(matches!(error, StoreError::DamagedFormat(_)), "{error}");
             assert!(error.to_string().contains("`vortex-fs 0`"), "{error}");
         }
+    }
+
+    #[test]
+    fn one_good_copy_of_the_format_is_enough_and_restores_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        let files = [".vortex/format", ".vortex/copies/format"].map(|f| dir.path().join(f));
+        let good = std::fs::read(&files[0]).unwrap();
+        assert_eq!(std::fs::read(&files[1]).unwrap(), good);
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        for file in &files {
+            // A missing one is written by the next writer, a damaged one when it is told to.
+            std::fs::remove_file(file).unwrap();
+            assert_eq!(Archive::find(dir.path()).as_ref(), Some(&root));
+            let reader = Archive::open(dir.path(), Access::Read).unwrap();
+            assert_eq!(reader.bad_copies(Depth::Checksums).unwrap().len(), 1);
+            let writer = Archive::open(dir.path(), Access::Write).unwrap();
+            assert_eq!(writer.bad_copies(Depth::Checksums).unwrap(), []);
+            assert_eq!(std::fs::read(file).unwrap(), good);
+            std::fs::write(file, "vortex-fs 1 0\n").unwrap();
+            Archive::open(dir.path(), Access::Read).unwrap();
+            let bad = writer.bad_copies(Depth::Checksums).unwrap();
+            assert!(bad.len() == 1 && bad[0].other_serves, "{bad:?}");
+            assert_eq!(
+                root.join(&bad[0].path),
+                root.join(file.strip_prefix(dir.path()).unwrap())
+            );
+            writer.restore(bad[0].thing).unwrap();
+            assert_eq!(std::fs::read(file).unwrap(), good);
+        }
+        for file in &files {
+            std::fs::remove_file(file).unwrap();
+        }
+        assert_eq!(Archive::find(dir.path()), None);
     }
 
     #[test]

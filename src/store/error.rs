@@ -48,8 +48,8 @@ pub enum StoreError {
     },
     /// The archive's format file does not say which version made it.
     #[error(
-        "{0}: is damaged; if this version made the archive, write the line `vortex-fs {format}` to it",
-        format = super::archive::FORMAT
+        "{0}: is damaged, and its copy in copies too; if this version made the archive, write the line `vortex-fs {format}` to it",
+        format = super::format::FORMAT
     )]
     DamagedFormat(PathBuf),
     /// A block names a model that is neither in the archive nor built in.

@@ -12,13 +12,15 @@ use super::twins::{Condition, Copy};
 use super::verify::Depth;
 use crate::codec::{ModelId, PrimerId, Start};
 
-/// What blocks may need.
+/// What more than one file may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Thing {
     /// A model.
     Model(ModelId),
     /// A primer.
     Primer(PrimerId),
+    /// The version of the archive's format, which every use of the archive needs.
+    Format,
 }
 
 impl fmt::Display for Thing {
@@ -26,11 +28,12 @@ impl fmt::Display for Thing {
         match self {
             Thing::Model(id) => write!(f, "model {id}"),
             Thing::Primer(id) => write!(f, "primer {id}"),
+            Thing::Format => f.write_str("format version"),
         }
     }
 }
 
-/// A copy of a model or primer that is not what it should be.
+/// A copy of a model, a primer or the format that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadCopy {
     /// Of what.
@@ -41,7 +44,7 @@ pub struct BadCopy {
     pub path: PathBuf,
     /// What is wrong with it.
     pub condition: Condition,
-    /// Whether the model or primer is there all the same: from the other copy, or built in.
+    /// Whether it is there all the same: from the other copy, or built in.
     pub other_serves: bool,
 }
 
@@ -171,14 +174,6 @@ impl Library {
             take(thing, Copy::Second, path(Copy::Second), second, serves[1]);
         }
         Ok(bad)
-    }
-
-    /// Logs what [`Library::bad_copies`] finds by checksums.
-    pub fn warn_of_bad_copies(&self) {
-        match self.bad_copies(Depth::Checksums) {
-            Ok(bad) => bad.iter().for_each(|b| log::warn!("{b}")),
-            Err(e) => log::warn!("models and primers could not be checked: {e}"),
-        }
     }
 
     /// The state after a primer.

@@ -8,6 +8,7 @@ pub mod attributes;
 pub mod damaged;
 mod decode;
 pub mod error;
+mod format;
 mod key_run;
 pub mod library;
 pub mod models;

@@ -16,6 +16,7 @@ use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::format;
 use super::names::{PRIVATE_DIR, SEGMENT_SUFFIX};
 
 /// Where damaged originals and intents are kept, below the private directory.
@@ -107,7 +108,7 @@ fn look(
 
 fn is_other_archive(folder: BorrowedFd<'_>) -> bool {
     fs::openat(folder, PRIVATE_DIR, DIRECTORY, Mode::empty())
-        .is_ok_and(|private| fs::statat(private, "format", AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        .is_ok_and(|private| format::is_private_dir(private.as_fd()))
 }
 
 /// The name under which the file that replaces original `number` waits.

@@ -37,6 +37,8 @@ pub fn prune(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
         match *thing {
             Thing::Model(id) => archive.models().remove(id)?,
             Thing::Primer(id) => archive.library().primers().remove(id)?,
+            // Every archive needs it; it is never among them.
+            Thing::Format => {}
         }
     }
     Ok(unused)

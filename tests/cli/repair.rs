@@ -314,7 +314,10 @@ fn a_file_with_several_names_stays_one_file() {
     let damaged = fs::read(&segment).unwrap();
     let report = repair(&[], dir.path(), DAMAGED);
     let entry = &report["damaged"][0];
-    assert_eq!((&report["files"], &entry["status"]), (&1.into(), &"repaired".into()));
+    assert_eq!(
+        (&report["files"], &entry["status"]),
+        (&1.into(), &"repaired".into())
+    );
     assert_eq!(entry["names"].as_array().unwrap().len(), 4);
     let ino = |path: &Path| fs::metadata(path).unwrap().ino();
     for name in &names {
@@ -329,13 +332,22 @@ fn a_file_with_several_names_stays_one_file() {
         serde_json::from_slice(&fs::read(kept.join("1.json")).unwrap()).unwrap();
     assert_eq!(record["also"].as_array().unwrap().len(), 3);
     let range = format!("0:{}", 2 * BLOCK);
-    let cat = vortex_fs().args(["cat", "--range", &range]).arg(&names[1]).output().unwrap();
+    let cat = vortex_fs()
+        .args(["cat", "--range", &range])
+        .arg(&names[1])
+        .output()
+        .unwrap();
     assert!(cat.stdout == content[..2 * BLOCK]);
     // Found under whichever name is given; all of them are changed.
     repair(&["--fill-zeros"], &names[0], DAMAGED);
     assert_eq!(fs::metadata(&names[2]).unwrap().nlink(), 4);
     assert_eq!(ino(&names[2]), ino(&segment));
-    let told = stdout(&run(vortex_fs().args(["repair", "--discard-originals"]).arg(dir.path()), GOOD));
+    let told = stdout(&run(
+        vortex_fs()
+            .args(["repair", "--discard-originals"])
+            .arg(dir.path()),
+        GOOD,
+    ));
     assert!(told.ends_with("2 originals discarded\n"), "{told}");
 }
 
@@ -353,7 +365,10 @@ fn a_repair_that_can_not_change_a_name_is_finished_by_the_next_writer() {
     fs::hard_link(&segment, &other).unwrap();
     spoil(&segment, entries(&segment)[1].offset, 20);
     let chattr = |flag: &str| {
-        let done = std::process::Command::new("chattr").arg(flag).arg(&folder).output();
+        let done = std::process::Command::new("chattr")
+            .arg(flag)
+            .arg(&folder)
+            .output();
         done.is_ok_and(|done| done.status.success())
     };
     if !chattr("+i") {
@@ -364,12 +379,21 @@ fn a_repair_that_can_not_change_a_name_is_finished_by_the_next_writer() {
     let opened = Archive::open(dir.path(), Access::Write).map(drop);
     let reader = Archive::open(dir.path(), Access::Read).map(drop);
     assert!(chattr("-i"));
-    assert!(line.contains("fixed/b.dat.vortex: the repair of this file is not finished"), "{line}");
+    assert!(
+        line.contains("fixed/b.dat.vortex: the repair of this file is not finished"),
+        "{line}"
+    );
     assert!(opened.is_err_and(|e| e.to_string().contains("not finished")));
     reader.unwrap();
     drop(Archive::open(dir.path(), Access::Write).unwrap());
-    assert_eq!(fs::metadata(&other).unwrap().ino(), fs::metadata(&segment).unwrap().ino());
-    assert_eq!(names_in(&dir.path().join(".vortex/damaged")), ["1.json", "1.vortex"]);
+    assert_eq!(
+        fs::metadata(&other).unwrap().ino(),
+        fs::metadata(&segment).unwrap().ino()
+    );
+    assert_eq!(
+        names_in(&dir.path().join(".vortex/damaged")),
+        ["1.json", "1.vortex"]
+    );
     assert!(names_in(&dir.path().join(".vortex/tmp")).is_empty());
 }
 
@@ -446,13 +470,59 @@ fn a_segment_whose_model_is_missing_is_not_taken_for_damaged() {
     assert_eq!(identity(&segment), before);
 }
 
+#[test]
+fn a_lost_or_damaged_format_does_not_cost_the_archive() {
+    let content = noise(2 * BLOCK);
+    let (dir, segment) = archive(&content);
+    for name in ["format", "copies/format"] {
+        let path = dir.path().join(".vortex").join(name);
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() - 1 {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            if at % 5 > 0 {
+                assert_eq!(
+                    Archive::open(dir.path(), Access::Read)
+                        .map(drop)
+                        .map_err(|e| e.to_string()),
+                    Ok(())
+                );
+                continue;
+            }
+            let out = run(vortex_fs().arg("verify").arg(dir.path()), DEGRADED);
+            assert!(stdout(&out).contains("format"), "{}", stdout(&out));
+            assert!(run(vortex_fs().arg("cat").arg(&segment), GOOD).stdout == content);
+            let report = repair(&[], dir.path(), GOOD);
+            assert_eq!(report["done"][0]["what"], "restored", "{report}");
+            assert_eq!(fs::read(&path).unwrap(), good);
+        }
+        fs::remove_file(&path).unwrap();
+        run(vortex_fs().arg("verify").arg(dir.path()), DEGRADED);
+        // Whoever writes next writes it.
+        repair(&[], &segment, GOOD);
+        assert_eq!(fs::read(&path).unwrap(), good);
+    }
+    for name in ["format", "copies/format"] {
+        fs::write(dir.path().join(".vortex").join(name), "vortex-fs q\n").unwrap();
+    }
+    let line = complaint(vortex_fs().arg("repair").arg(dir.path()), DAMAGED);
+    assert!(line.contains("write the line `vortex-fs 0`"), "{line}");
+    fs::write(dir.path().join(".vortex/format"), "vortex-fs 0\n").unwrap();
+    repair(&[], dir.path(), GOOD);
+    run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+}
+
 /// Where the copies of all models and primers of an archive lie.
 fn copies(root: &Path) -> Vec<PathBuf> {
     let dirs = ["models", "primers", "copies"].map(|dir| root.join(".vortex").join(dir));
     let files = dirs
         .iter()
         .flat_map(|dir| names_in(dir).into_iter().map(|n| dir.join(n)));
-    files.filter(|p| !p.ends_with("index")).collect()
+    let others = ["index", "format"];
+    files
+        .filter(|p| !others.iter().any(|other| p.ends_with(other)))
+        .collect()
 }
 
 /// An archive whose one file needs a model and a primer, and the content.

@@ -12,7 +12,7 @@ use crate::bench::peers::Peer;
 use crate::cli::files::{Models, NewFile, store_failure};
 use crate::cli::mount::parse_block_size;
 use crate::cli::{
-    CliError, Outcome, Progress, print, print_json, print_lines, remove_if_killed, warn,
+    CliError, Outcome, Progress, make_removed_if_killed, print, print_json, print_lines, warn,
 };
 use crate::pack::DEFAULT_PROFILE;
 use crate::store::{KeyRun, Profile};
@@ -136,8 +136,8 @@ fn measure(
         return Ok(measured);
     }
     let data = std::fs::read(path).map_err(|e| CliError::io(path, &e))?;
-    let folder = tempfile::tempdir().map_err(|e| CliError::io(std::env::temp_dir(), &e))?;
-    let _guard = remove_if_killed(folder.path());
+    let (folder, _guard) = make_removed_if_killed(tempfile::tempdir, |dir| dir.path().into())
+        .map_err(|e| CliError::io(std::env::temp_dir(), &e))?;
     for &peer in peers {
         progress.label(format!("{} on {}", peer.name(), path.display()));
         let run = peer.run(&data, folder.path()).map_err(fail)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::Input;
 use crate::cli::signals::UnfinishedFile;
-use crate::cli::{CliError, remove_if_killed};
+use crate::cli::{CliError, make_removed_if_killed};
 use crate::store::TempFile;
 use crate::store::attributes::{copy_attributes, set_default_mode};
 
@@ -78,8 +78,10 @@ impl NewFile {
     fn create(folder_path: &Path, path: PathBuf) -> Result<NewFile, CliError> {
         let fail = |e: io::Error| CliError::io(folder_path, &e);
         let folder = File::open(folder_path).map_err(fail)?;
-        let temp = TempFile::create_in(folder.as_fd(), ".vortex-").map_err(fail)?;
-        let guard = remove_if_killed(&folder_path.join(temp.name()));
+        let (temp, guard) = make_removed_if_killed(
+            || TempFile::create_in(folder.as_fd(), ".vortex-").map_err(fail),
+            |temp| folder_path.join(temp.name()),
+        )?;
         Ok(NewFile {
             temp,
             folder,

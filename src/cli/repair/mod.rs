@@ -12,12 +12,12 @@ use rayon::prelude::*;
 
 use self::report::{FileReport, Fixed, Report, Status};
 use super::files::{Found, Models, store_failure, walk, with_path, worker_threads};
-use super::{CliError, Outcome, Progress, print, print_json, remove_if_killed, warn};
+use super::{CliError, Outcome, Progress, make_removed_if_killed, print, print_json, warn};
 use crate::mount::vortex_mounts;
 use crate::segment::{LostBlocks, SegmentError, peek};
 use crate::store::damaged::{self, Record, Replaced};
 use crate::store::repair::{Diagnosis, Patient, diagnose};
-use crate::store::{Access, Archive, Depth, StoreError, Thing, usage};
+use crate::store::{Access, Archive, Depth, StoreError, usage};
 
 /// Bring back what can be read of damaged segments, models and primers
 ///
@@ -85,6 +85,8 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     }
     if args.json {
         print_json(&report)?;
+    } else if args.discard_originals {
+        print(report.discarding_line())?;
     } else {
         print(report.closing_line())?;
     }
@@ -248,12 +250,12 @@ fn replace(
     turn: &Mutex<()>,
 ) -> Result<Replaced, StoreError> {
     let archive = models.archive();
-    let temp = damaged::temp_for(path, archive)?;
     let folder = match archive {
         Some(archive) => archive.root().join(".vortex/tmp"),
         None => path.parent().unwrap_or(path).to_path_buf(),
     };
-    let _guard = remove_if_killed(&folder.join(temp.name()));
+    let made = || damaged::temp_for(path, archive);
+    let (temp, _guard) = make_removed_if_killed(made, |temp| folder.join(temp.name()))?;
     patient.rebuild(&temp, fate, models.library())?;
     // The numbers of kept originals are given one after the other.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,22 +263,17 @@ fn replace(
     damaged::replace(path, file, unchanged, temp, archive, record)
 }
 
-/// Puts copies of models and primers right, as far as a good one is left.
+/// Puts copies of models, primers and the format right, as far as a good one is left.
 fn restore_copies(archive: &Archive, args: &Args, report: &mut Report) -> Result<(), CliError> {
-    let library = archive.library();
     let fail = with_path(archive.root());
-    for bad in library.bad_copies(Depth::Content).map_err(&fail)? {
+    for bad in archive.bad_copies(Depth::Content).map_err(&fail)? {
         let path = archive.root().join(&bad.path);
         if !bad.other_serves {
             report.take(&path, Ok(FileReport::lost_copy(&bad)), args.json)?;
             continue;
         }
         if !args.dry_run {
-            match bad.thing {
-                Thing::Model(id) => library.models().restore(id),
-                Thing::Primer(id) => library.primers().restore(id),
-            }
-            .map_err(&fail)?;
+            archive.restore(bad.thing).map_err(&fail)?;
         }
         report.fixed(Fixed::restored(&path, &bad), args.json)?;
     }

@@ -316,6 +316,23 @@ impl Report {
         Outcome::of_all(self.outcomes.iter().copied())
     }
 
+    /// The sum of it all, where originals were to be discarded and nothing else.
+    pub(super) fn discarding_line(&self) -> String {
+        let would = if self.dry_run { "would be " } else { "" };
+        let mut line = match self.done.len() {
+            1 => format!("1 original {would}discarded"),
+            n => format!("{n} originals {would}discarded"),
+        };
+        self.tell_failed(&mut line);
+        line
+    }
+
+    fn tell_failed(&self, line: &mut String) {
+        if !self.failed.is_empty() {
+            line.push_str(&format!("; {} could not be dealt with", self.failed.len()));
+        }
+    }
+
     /// The sum of it all.
     pub(super) fn closing_line(&self) -> String {
         let with = |status| {
@@ -346,9 +363,7 @@ impl Report {
                 show_bytes(self.lost_bytes)
             ));
         }
-        if !self.failed.is_empty() {
-            line.push_str(&format!("; {} could not be dealt with", self.failed.len()));
-        }
+        self.tell_failed(&mut line);
         line
     }
 }

@@ -11,7 +11,7 @@ use self::report::{Checked, Part, Report};
 use super::files::{Found, Models, store_failure, walk, worker_threads};
 use super::{CliError, Outcome, Progress, print, print_json, show_bytes};
 use crate::segment::{Severity, peek};
-use crate::store::{Access, Depth, StoreError, damaged, usage, verify_segment};
+use crate::store::{Access, Depth, StoreError, Thing, damaged, usage, verify_segment};
 use rayon::prelude::*;
 
 /// How often a segment is read again that was written to while it was checked.
@@ -225,7 +225,7 @@ fn is_medium_error(code: Option<i32>) -> bool {
     code == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-/// Checks both copies of every model and primer of the archive that `path` is the root of.
+/// Checks both copies of the format and of every model and primer of the archive that `path` is the root of.
 fn check_models(
     path: &Path,
     models: &Models,
@@ -242,7 +242,7 @@ fn check_models(
     };
     let library = archive.library();
     let looked = (|| {
-        let bad = library.bad_copies(depth)?;
+        let bad = archive.bad_copies(depth)?;
         Ok::<_, StoreError>((bad, library.stored()?))
     })();
     let (bad, stored) = match looked {
@@ -253,7 +253,7 @@ fn check_models(
             return Ok(());
         }
     };
-    for thing in stored {
+    for thing in stored.into_iter().chain([Thing::Format]) {
         let mut outcome = None;
         for copy in bad.iter().filter(|b| b.thing == thing) {
             let part = vec![Part::of_file(format!("{thing}: {}", copy.what()))];
