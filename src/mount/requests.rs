@@ -32,7 +32,7 @@ impl Filesystem for Adapter {
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
+            // Not ATOMIC_O_TRUNC: with it an open that empties a running program does so before the kernel refuses it.
             // Without it the kernel takes the mask of an access control list for the group's permissions.
             | InitFlags::FUSE_POSIX_ACL
             | InitFlags::FUSE_ASYNC_DIO;

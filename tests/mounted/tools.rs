@@ -180,6 +180,42 @@ fn dd_writes_into_the_middle() {
 }
 
 #[test]
+fn a_running_program_can_not_be_emptied() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    let program = archive.at("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let content = fs::read(&program).unwrap();
+    let mut running = std::process::Command::new(&program)
+        .arg("60")
+        .spawn()
+        .unwrap();
+    for flags in [0o1, 0o2, 0o1000, 0o1001] {
+        // As it is, without what the library would add: O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC, O_WRONLY | O_TRUNC.
+        let mode = rustix::fs::Mode::empty();
+        let flags = rustix::fs::OFlags::from_bits_retain(flags);
+        let opened = rustix::fs::open(&program, flags, mode);
+        assert_eq!(
+            opened.map(drop),
+            Err(rustix::io::Errno::TXTBSY),
+            "{flags:?}"
+        );
+    }
+    assert!(running.try_wait().unwrap().is_none(), "it runs on");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(fs::read(&program).unwrap() == content);
+    // Afterwards it can.
+    fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(&program)
+        .unwrap();
+    assert_eq!(fs::metadata(&program).unwrap().len(), 0);
+}
+
+#[test]
 fn memory_maps_read_and_write() {
     if !has("python3") {
         return;
