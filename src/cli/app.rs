@@ -10,7 +10,7 @@ use crate::store::shown;
 
 use super::{
     CliError, Outcome, bench, cat, compress, decompress, demo, mount, pack, profiles, repair, stat,
-    train, umount, unpack, verify, warn,
+    status, train, umount, unpack, verify, warn,
 };
 
 /// Keeps years of telemetry in neurally compressed, randomly readable files, on a file system that existing tools use unchanged.
@@ -40,6 +40,7 @@ struct VortexFs {
 enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
+    Status(status::Args),
     Pack(pack::Args),
     Unpack(unpack::Args),
     Compress(compress::Args),
@@ -89,6 +90,7 @@ pub fn vortex_fs() -> ExitCode {
         match cli.command {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(args),
+            Command::Status(args) => status::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Unpack(args) => unpack::run(args),
             Command::Compress(args) => compress::run(args),

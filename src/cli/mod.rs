@@ -33,6 +33,7 @@ mod report;
 mod signals;
 mod size;
 mod stat;
+mod status;
 mod train;
 mod umount;
 mod unpack;

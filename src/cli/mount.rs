@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{CliError, Outcome, parse_size, warn};
-use crate::mount::{self, MountError, MountSettings, Options};
+use crate::mount::{self, MetricsAddr, MountError, MountSettings, Options};
 
 /// Shows an archive as an ordinary directory tree
 ///
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// How long a file must have been left alone for `--pack idle`, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pack_after: u64,
+    /// Serve figures over HTTP: /metrics for Prometheus and /json. A bare port is one of this machine's own; 0 is any that is free
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    metrics: Option<MetricsAddr>,
     /// Check the checksums of all segments in the background, again so many days after the last time; what is damaged goes to the log
     #[arg(long, value_name = "DAYS|off", default_value = "off", value_parser = parse_scrub)]
     scrub: Scrub,
@@ -103,6 +106,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         block_size: args.block_size,
         profile,
         pack_after: (args.pack == Pack::Idle).then(|| Duration::from_secs(args.pack_after)),
+        metrics: args.metrics,
         scrub: args.scrub.0,
     })?;
     Ok(Outcome::Good)

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use lru::LruCache;
 
@@ -51,7 +50,6 @@ pub(super) struct BlockCache {
     limit: u64,
     hits: AtomicU64,
     misses: AtomicU64,
-    decode_nanos: AtomicU64,
 }
 
 /// What the cache has done so far.
@@ -60,7 +58,6 @@ pub(super) struct CacheStats {
     pub(super) hits: u64,
     pub(super) misses: u64,
     pub(super) bytes: u64,
-    pub(super) decode_nanos: u64,
 }
 
 impl BlockCache {
@@ -70,14 +67,12 @@ impl BlockCache {
             bytes: 0,
             flights: HashMap::new(),
         };
-        let (hits, misses, decode_nanos) =
-            (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         BlockCache {
             inner: Mutex::new(inner),
             limit,
             hits,
             misses,
-            decode_nanos,
         }
     }
 
@@ -112,12 +107,7 @@ impl BlockCache {
             key,
             flight: &flight,
         };
-        let begun = Instant::now();
         let outcome = decode().map(Arc::new);
-        self.decode_nanos.fetch_add(
-            u64::try_from(begun.elapsed().as_nanos()).unwrap_or(0),
-            Ordering::Relaxed,
-        );
         if let Ok(block) = &outcome {
             self.insert(key, Arc::clone(block));
         }
@@ -155,7 +145,6 @@ impl BlockCache {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             bytes: lock(&self.inner).bytes,
-            decode_nanos: self.decode_nanos.load(Ordering::Relaxed),
         }
     }
 }

@@ -124,6 +124,14 @@ impl Fs {
         Ok(self.handles.insert(Handle::File(Arc::new(handle))))
     }
 
+    /// Whether somebody has the file open for writing.
+    #[must_use]
+    pub fn is_open_for_writing(&self, id: NodeId) -> bool {
+        self.nodes
+            .get(id)
+            .is_ok_and(|node| node.writers.load(Ordering::SeqCst) > 0)
+    }
+
     /// The node that a handle has open.
     ///
     /// # Errors

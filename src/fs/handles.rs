@@ -29,10 +29,13 @@ pub(super) struct FileHandle {
 impl FileHandle {
     pub(super) fn new(node: Arc<Node>, flags: OFlags) -> FileHandle {
         let mode = flags & OFlags::RWMODE;
+        let writable = mode != OFlags::RDONLY;
+        node.writers
+            .fetch_add(u64::from(writable), Ordering::SeqCst);
         FileHandle {
             node,
             readable: mode != OFlags::WRONLY,
-            writable: mode != OFlags::RDONLY,
+            writable,
             append: flags.contains(OFlags::APPEND),
             last_end: AtomicU64::new(0),
         }
@@ -43,6 +46,14 @@ impl FileHandle {
         let end = offset.saturating_add(len as u64);
         let last = self.last_end.swap(end, Ordering::Relaxed);
         last > 0 && offset <= last && last <= end
+    }
+}
+
+impl Drop for FileHandle {
+    fn drop(&mut self) {
+        self.node
+            .writers
+            .fetch_sub(u64::from(self.writable), Ordering::SeqCst);
     }
 }
 

@@ -15,6 +15,7 @@
 //!
 //! Decoding and encoding happen outside 4 (and 5), except for the last of several attempts against a busy writer.
 
+mod activity;
 mod attr;
 mod backing;
 mod cache;
@@ -26,6 +27,7 @@ mod errno;
 mod files;
 mod flusher;
 mod handles;
+mod latency;
 mod namespace;
 mod nodes;
 mod read;
@@ -47,18 +49,21 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub use activity::Activity;
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
 pub use backing::raise_file_limit;
 pub use dir::DirEntry;
 pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};
 pub use handles::Fh;
+pub use latency::{BOUNDS, Latency};
 pub use nodes::NodeId;
 pub use rename::RenameFlags;
 pub use repack::Snapshot;
 pub use stat::FsStats;
 pub use swap::Outcome;
 
+use crate::codec::CodecId;
 use crate::segment::DEFAULT_BLOCK;
 use crate::store::{Access, Archive, names};
 use crate::sync::thread::JoinHandle;
@@ -66,6 +71,7 @@ use crate::sync::{Mutex, RwLock, RwLockReadGuard};
 use backing::Backing;
 use cache::BlockCache;
 use handles::Handles;
+use latency::Histogram;
 use nodes::{Node, Nodes};
 use readahead::ReadAhead;
 use sync::read;
@@ -119,6 +125,9 @@ pub struct Fs {
     writeback: Writeback,
     flusher: Mutex<Option<JoinHandle<()>>>,
     readahead: ReadAhead,
+    activity: Activity,
+    /// By codec, how long decoding a block took those who wanted it.
+    decoding: [Histogram; CodecId::ALL.len()],
     /// Itself, for threads that must not keep it alive.
     this: Weak<Fs>,
 }
@@ -145,6 +154,8 @@ impl Fs {
             writeback: Writeback::default(),
             flusher: Mutex::new(None),
             readahead: ReadAhead::default(),
+            activity: Activity::default(),
+            decoding: Default::default(),
             this: Weak::clone(this),
             archive,
             options,
@@ -165,6 +176,12 @@ impl Fs {
     #[must_use]
     pub fn options(&self) -> &FsOptions {
         &self.options
+    }
+
+    /// The requests of its users.
+    #[must_use]
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// The node at a logical path relative to the root; counts a lookup, to be taken back by [`Fs::forget`].

@@ -72,6 +72,8 @@ pub(super) struct Node {
     pub(super) name: Mutex<OsString>,
     /// Damaged blocks that the log already names; `u64::MAX` stands for the whole file.
     pub(super) logged: Mutex<HashSet<u64>>,
+    /// Handles that may write.
+    pub(super) writers: AtomicU64,
     lookups: AtomicU64,
     holds: AtomicU64,
 }
@@ -96,6 +98,7 @@ impl Node {
             failed: Mutex::new(None),
             name: Mutex::new(OsString::new()),
             logged: Mutex::new(HashSet::new()),
+            writers: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             holds: AtomicU64::new(0),
         }

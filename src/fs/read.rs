@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cache::{Block, Key, next_instance};
 use super::content::{Content, Piece};
@@ -179,13 +180,18 @@ impl Fs {
             offset: entry.offset,
         };
         let decode = || {
-            Ok(decode_stored(
+            let begun = Instant::now();
+            let decoded = decode_stored(
                 &*source.storage,
                 &source.starts,
                 block,
                 entry,
                 self.archive.library(),
-            )?)
+            )?;
+            if let Some(histogram) = self.decoding.get(entry.codec as usize) {
+                histogram.add(begun.elapsed());
+            }
+            Ok(decoded)
         };
         match caching {
             Caching::Keep => self.cache.get_or_decode(key, decode),

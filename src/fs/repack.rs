@@ -253,7 +253,7 @@ impl Fs {
         outcome
     }
 
-    /// Re-encodes the blocks of a segment one by one where that makes them smaller, and commits. Writers go on meanwhile;
+    /// Re-encodes the blocks of a segment where that makes them smaller, with so many threads, and commits. Writers go on meanwhile;
     /// what they change is left alone. For files with several names, which can not be swapped.
     ///
     /// # Errors
@@ -261,6 +261,7 @@ impl Fs {
     pub fn repack_in_place(
         &self,
         snapshot: &Snapshot<'_>,
+        jobs: usize,
         encode: &(dyn Fn(&[u8]) -> Encoded + Sync),
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
@@ -269,7 +270,7 @@ impl Fs {
         self.load(node, true)?;
         let entries = self.entries(node)?;
         for batch in entries.chunks(BATCH) {
-            let encoded = in_parallel(self.options.jobs, batch, |(block, entry)| {
+            let encoded = in_parallel(jobs, batch, |(block, entry)| {
                 self.encode_again(node, *block, entry, encode)
             });
             for ((block, entry), encoded) in batch.iter().zip(encoded) {

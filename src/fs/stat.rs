@@ -11,8 +11,10 @@ use super::backing::Backing;
 use super::content::{Content, Segmented};
 use super::errno::{FsError, Result};
 use super::handles::Fh;
+use super::latency::Latency;
 use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
 use super::sync::{lock, read};
+use crate::codec::CodecId;
 use crate::segment::{self, Summary};
 use crate::store::names;
 use crate::sync::atomic::Ordering;
@@ -26,8 +28,8 @@ pub struct FsStats {
     pub decoded_blocks: u64,
     /// Bytes in the cache.
     pub cache_bytes: u64,
-    /// Time spent decoding, added up over threads.
-    pub decode_nanos: u64,
+    /// How long decoding took, by codec in the order of [`CodecId::ALL`].
+    pub decoding: [Latency; CodecId::ALL.len()],
     /// Written bytes that are only in memory.
     pub dirty_bytes: u64,
     /// Files with something to commit.
@@ -80,7 +82,7 @@ impl Fs {
             cache_hits: cache.hits,
             decoded_blocks: cache.misses,
             cache_bytes: cache.bytes,
-            decode_nanos: cache.decode_nanos,
+            decoding: std::array::from_fn(|codec| self.decoding[codec].now()),
             dirty_bytes: self.writeback.bytes.load(Ordering::Relaxed),
             dirty_files: lock(&self.writeback.dirty).len() as u64,
             stored_blocks: self.writeback.stored.load(Ordering::Relaxed),

@@ -12,6 +12,7 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use super::convert::file_attr;
+use super::figures::Figures;
 use crate::fs::{Attr, Caller, Fh, Fs, FsError, NodeId};
 
 /// How long the kernel may answer from what it was told. Contents change only through this mount,
@@ -23,6 +24,9 @@ pub(super) const GENERATION: Generation = Generation(0);
 
 /// The name under which the root directory says who serves it: hidden from listings.
 pub(super) const DAEMON_XATTR: &str = "user.vortex.daemon";
+
+/// The name under which it gives its figures to the daemon's own user and root.
+pub(super) const STATUS_XATTR: &str = "user.vortex.status";
 
 thread_local! {
     static IN_CALL: Cell<bool> = const { Cell::new(false) };
@@ -39,15 +43,30 @@ pub(super) struct Adapter {
     pub(super) read_only: bool,
     /// The value of [`DAEMON_XATTR`].
     pub(super) identity: Vec<u8>,
+    figures: Arc<Figures>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Fs>, read_only: bool, identity: Vec<u8>) -> Self {
+    pub(super) fn new(
+        fs: Arc<Fs>,
+        read_only: bool,
+        identity: Vec<u8>,
+        figures: Arc<Figures>,
+    ) -> Self {
         Self {
             fs,
             read_only,
             identity,
+            figures,
         }
+    }
+
+    /// The value of [`STATUS_XATTR`].
+    pub(super) fn figures(&self, req: &Request) -> Result<Vec<u8>, Errno> {
+        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Errno::EACCES);
+        }
+        serde_json::to_vec(&self.figures.status()).map_err(|_| Errno::EIO)
     }
 
     /// Runs one operation; whatever goes wrong becomes an errno, a panic `EIO`.
@@ -58,7 +77,10 @@ impl Adapter {
         f: impl FnOnce(&Fs) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
         IN_CALL.set(true);
-        let result = catch_unwind(AssertUnwindSafe(|| f(&self.fs)));
+        let result = {
+            let _request = self.fs.activity().enter();
+            catch_unwind(AssertUnwindSafe(|| f(&self.fs)))
+        };
         IN_CALL.set(false);
         match result {
             Ok(Ok(value)) => Ok(value),
@@ -153,7 +175,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let archive = Archive::open(dir.path(), Access::Read).expect("a plain directory");
         let fs = Fs::new(archive, FsOptions::default()).expect("file system");
-        let adapter = Adapter::new(fs, true, Vec::new());
+        let figures = Figures::new(&fs, dir.path(), None);
+        let adapter = Adapter::new(fs, true, Vec::new(), figures);
         let panicked: Result<(), Errno> = adapter.call("test", INodeNo::ROOT, |_| {
             assert!(in_call());
             panic!("a bug")

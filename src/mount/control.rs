@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
+use super::figures::Figures;
 use crate::fs::Fs;
 use crate::pack::client::socket_in;
-use crate::pack::protocol::{Event, Job, MAX_REQUEST, Request, Status, escape};
-use crate::pack::scrub::ScrubView;
+use crate::pack::protocol::{Event, Job, MAX_REQUEST, Request};
 use crate::pack::{Defaults, Direction, run};
 use crate::store::Cancel;
 
@@ -31,14 +31,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Control {
     fs: Arc<Fs>,
     defaults: Defaults,
-    mountpoint: String,
-    scrub: Option<ScrubView>,
+    figures: Arc<Figures>,
     /// Held by the one job that runs.
     turn: Mutex<()>,
     clients: Mutex<Clients>,
     changed: Condvar,
     closing: AtomicBool,
-    jobs: AtomicU64,
 }
 
 #[derive(Default)]
@@ -55,8 +53,7 @@ impl Control {
         private: BorrowedFd<'_>,
         fs: Arc<Fs>,
         defaults: Defaults,
-        mountpoint: &Path,
-        scrub: Option<ScrubView>,
+        figures: Arc<Figures>,
     ) -> io::Result<Arc<Control>> {
         let dir = File::from(private.try_clone_to_owned()?);
         let path = socket_in(&dir);
@@ -68,13 +65,11 @@ impl Control {
         let control = Arc::new(Control {
             fs,
             defaults,
-            mountpoint: escape(mountpoint),
-            scrub,
+            figures,
             turn: Mutex::new(()),
             clients: Mutex::default(),
             changed: Condvar::new(),
             closing: AtomicBool::new(false),
-            jobs: AtomicU64::new(0),
         });
         let serving = Arc::clone(&control);
         thread::Builder::new()
@@ -128,7 +123,8 @@ impl Control {
             Ok(Request::Pack(job)) => self.job(stream, &job, Direction::Pack),
             Ok(Request::Unpack(job)) => self.job(stream, &job, Direction::Unpack),
             Ok(Request::Ping | Request::Status) => {
-                send(&mut &*stream, &Event::Status(self.status()))
+                let status = Box::new(self.figures.status());
+                send(&mut &*stream, &Event::Status(status))
             }
             Ok(Request::Watch) => {
                 send(&mut &*stream, &Event::Watching)?;
@@ -144,20 +140,6 @@ impl Control {
         }
     }
 
-    fn status(&self) -> Status {
-        let stats = self.fs.stats();
-        Status {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            mountpoint: Some(self.mountpoint.clone()),
-            jobs: self.jobs.load(Ordering::Relaxed),
-            cache_bytes: stats.cache_bytes,
-            cache_hits: stats.cache_hits,
-            cache_misses: stats.decoded_blocks,
-            scrub: self.scrub.as_ref().map(ScrubView::status),
-        }
-    }
-
     fn job(
         self: &Arc<Self>,
         stream: &UnixStream,
@@ -166,9 +148,7 @@ impl Control {
     ) -> io::Result<()> {
         let cancel = Arc::new(Cancel::default());
         self.clients().running.push(Arc::clone(&cancel));
-        self.jobs.fetch_add(1, Ordering::Relaxed);
         let result = self.run_watched(stream, job, direction, &cancel);
-        self.jobs.fetch_sub(1, Ordering::Relaxed);
         self.clients().running.retain(|c| !Arc::ptr_eq(c, &cancel));
         self.changed.notify_all();
         result
@@ -191,7 +171,9 @@ impl Control {
                 ended.cancel();
             })?;
         let out = Mutex::new(stream);
+        let counted = self.figures.tally.job(direction, job.dry_run);
         let say = |event: Event| {
+            counted.hear(&event);
             let stream = out.lock().unwrap_or_else(PoisonError::into_inner);
             if send(&mut &**stream, &event).is_err() {
                 cancel.cancel();

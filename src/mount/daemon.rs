@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
+use super::figures::Figures;
+use super::metrics::{Listening, MetricsAddr};
 use super::options::Options;
 use super::session::{Events, Mounted};
 use super::{MountError, check, logfile, privileges, spawn};
@@ -34,6 +36,8 @@ pub struct MountSettings {
     pub profile: String,
     /// Pack files that have not been written for so long, or none at all.
     pub pack_after: Option<Duration>,
+    /// Where to serve metrics, if anywhere.
+    pub metrics: Option<MetricsAddr>,
     /// Check all segments again so long after the last time, or never.
     pub scrub: Option<Duration>,
 }
@@ -48,6 +52,8 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         spawn::leave_session().map_err(refused)?;
     }
     check::check_fuse()?;
+    // Before the right to take a port below 1024 is given up.
+    let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
     let archive = open_archive(settings)?;
     privileges::give_up(archive.access()).map_err(refused)?;
     let read_only = archive.access() == Access::Read;
@@ -84,18 +90,21 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
     .map_err(|e| MountError::Refused(format!("{}: {e}", settings.backing.display())))?;
 
     let events = Events::new().map_err(refused)?;
-    let mounted = Mounted::mount(settings, &fs, read_only, &events)?;
+    let addr = metrics.as_ref().map(|m| m.addr);
+    let figures = Figures::new(&fs, &settings.mountpoint, addr);
+    let mounted = Mounted::mount(settings, &fs, &figures, read_only, &events)?;
     let scrub = match settings.scrub.filter(|_| !read_only) {
         Some(every) => Some(Scrub::start(Arc::clone(&fs), every).map_err(refused)?),
         None => None,
     };
+    // Each is set once.
+    let _ = scrub.as_ref().map(|s| figures.scrub.set(s.view()));
     let listen = |private| {
         Control::listen(
             private,
             Arc::clone(&fs),
             defaults.clone(),
-            &settings.mountpoint,
-            scrub.as_ref().map(Scrub::view),
+            Arc::clone(&figures),
         )
         .map_err(|e| {
             MountError::Refused(format!(
@@ -113,11 +122,17 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
                     after,
                     defaults: defaults.clone(),
                 },
+                Arc::clone(&figures.tally),
             )
             .map_err(refused)?,
         ),
         None => None,
     };
+    let _ = idle.as_ref().map(|i| figures.idle.set(i.view()));
+    if let Some(metrics) = metrics {
+        log::info!("metrics are served on http://{}/metrics", metrics.addr);
+        metrics.serve(Arc::clone(&figures)).map_err(refused)?;
+    }
     if background {
         std::env::set_current_dir("/").map_err(refused)?;
         spawn::say_ready().map_err(refused)?;
@@ -141,6 +156,15 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
 
 pub(super) fn refused(error: io::Error) -> MountError {
     MountError::Refused(error.to_string())
+}
+
+fn listen_for_metrics(addr: MetricsAddr) -> Result<Listening, MountError> {
+    Listening::bind(addr).map_err(|e| {
+        MountError::Refused(format!(
+            "metrics on {}: {e}; name another port, or 0 for any that is free",
+            addr.0
+        ))
+    })
 }
 
 /// Opens the archive; a plain directory becomes one if it is to be written.

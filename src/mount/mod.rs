@@ -12,19 +12,25 @@ mod check;
 mod control;
 mod convert;
 mod daemon;
+mod exposition;
+mod figures;
 mod logfile;
+mod metrics;
 mod options;
 mod privileges;
 mod requests;
 mod session;
 mod spawn;
+mod status;
 mod table;
 mod umount;
 
 pub use check::{absolute, check_backing, check_mountpoint, hides_entries};
 pub use daemon::{MountSettings, serve};
+pub use metrics::MetricsAddr;
 pub use options::{OptionError, Options};
 pub use spawn::{DAEMON_ENV, in_background, launch};
+pub use status::status;
 pub use table::{MountEntry, find_mount, vortex_mounts};
 pub use umount::{Unmounted, umount};
 

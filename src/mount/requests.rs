@@ -15,8 +15,8 @@ use fuser::{
 };
 
 use super::adapter::{
-    Adapter, DAEMON_XATTR, GENERATION, TTL, caller, empty, handle, node, positional, rename_flags,
-    xattr,
+    Adapter, DAEMON_XATTR, GENERATION, STATUS_XATTR, TTL, caller, empty, handle, node, positional,
+    rename_flags, xattr,
 };
 use super::convert::{decode_device, file_attr, file_type, set_time};
 use crate::fs::{FsError, NodeId, SetAttr};
@@ -424,9 +424,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = if ino == INodeNo::ROOT && name == DAEMON_XATTR {
             Ok(self.identity.clone())
+        } else if ino == INodeNo::ROOT && name == STATUS_XATTR {
+            self.figures(req)
         } else {
             self.call("getxattr", ino, |fs| fs.getxattr(node(ino), name))
                 .map_err(|errno| match errno {

@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::{Adapter, in_call};
 use super::daemon::{MountSettings, refused};
+use super::figures::Figures;
 use super::{MountError, table, umount};
 use crate::fs::Fs;
 use crate::pack::protocol;
@@ -80,10 +81,11 @@ impl Mounted {
     pub(super) fn mount(
         settings: &MountSettings,
         fs: &Arc<Fs>,
+        figures: &Arc<Figures>,
         read_only: bool,
         events: &Events,
     ) -> Result<Mounted, MountError> {
-        let session = session(settings, fs, read_only)?;
+        let session = session(settings, fs, figures, read_only)?;
         let entry = table::find_mount(&settings.mountpoint).ok().flatten();
         let mounted = Mounted {
             mountpoint: settings.mountpoint.clone(),
@@ -161,6 +163,7 @@ impl Drop for Mounted {
 fn session(
     settings: &MountSettings,
     fs: &Arc<Fs>,
+    figures: &Arc<Figures>,
     read_only: bool,
 ) -> Result<thread::JoinHandle<io::Result<()>>, MountError> {
     let archive = protocol::escape(&settings.backing);
@@ -187,7 +190,7 @@ fn session(
     config
         .mount_options
         .extend(settings.options.kernel.iter().cloned());
-    let adapter = Adapter::new(Arc::clone(fs), read_only, identity);
+    let adapter = Adapter::new(Arc::clone(fs), read_only, identity, Arc::clone(figures));
     let mut session = Session::new(adapter, &settings.mountpoint, &config)
         .and_then(Session::spawn)
         .map_err(|e| mount_refused(&settings.mountpoint, &e))?;

@@ -79,7 +79,7 @@ pub fn umount(mountpoint: &Path, waiting: impl FnOnce()) -> Result<Unmounted, Mo
 }
 
 /// Who serves the mount, as its root directory says.
-fn identity(mountpoint: &Path) -> Result<Identity, Errno> {
+pub(super) fn identity(mountpoint: &Path) -> Result<Identity, Errno> {
     let mut value = vec![0; 8192];
     let len = rustix::fs::getxattr(mountpoint, DAEMON_XATTR, &mut value)?;
     value.truncate(len);

@@ -139,7 +139,7 @@ pub fn watch(root: &Path) -> io::Result<Watch> {
 pub fn status(root: &Path) -> io::Result<Status> {
     let mut client = Client::connect(root)?.ok_or(io::ErrorKind::NotFound)?;
     match client.answer(&Request::Status)? {
-        Some(Event::Status(status)) => Ok(status),
+        Some(Event::Status(status)) => Ok(*status),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -61,6 +61,11 @@ impl Encoder {
         &self.profile.model
     }
 
+    /// Profile and block size: what one encoder makes of a file another one makes, too, if this is the same.
+    pub(super) fn told_apart_by(&self) -> String {
+        format!("{} {}", self.profile.id(), self.block_size)
+    }
+
     /// Bytes that the archive's copies of the model will take, as far as they are not there.
     pub(super) fn unstored_model(&self, fs: &Fs) -> Result<u64, StoreError> {
         let mut bytes = 0;
@@ -301,13 +306,14 @@ fn encode_in_place(
     let before = exact_bytes(snapshot);
     fs.archive().models().store(&encoder.profile)?;
     let encode = |block: &[u8]| {
+        (how.tell)(0);
         if how.cancel.is_cancelled() {
             // Not smaller than what is there, so it changes nothing.
             return codec::encode_fresh(block);
         }
         codec::encode_packed(block, Some(&encoder.profile.model), None)
     };
-    fs.repack_in_place(snapshot, &encode, how.tell)?;
+    fs.repack_in_place(snapshot, how.threads, &encode, how.tell)?;
     if how.cancel.is_cancelled() {
         return Err(StoreError::Cancelled.into());
     }

@@ -1,29 +1,31 @@
 //! Packing files that nobody has written for a while, one at a time, in the idle hours of processor and disk.
 //!
-//! The tree is looked through again and again, less often the longer that takes. A file that did not become smaller is
-//! remembered with its time of change and not tried again until that changes.
+//! The tree is looked through again and again, less often the longer that takes. A file that has nothing to gain is
+//! remembered with its time of change and not tried again until that changes. After each block it rests while others are at work.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::file::{Encoder, How, encode_file};
+use super::paced::Stop;
 use super::primers::choose;
-use super::protocol::FileOutcome;
+use super::protocol::{FileOutcome, FileReport, escape};
+use super::rest::{Rester, be_humble};
 use super::room::{Group, Plan};
+use super::settled::Settled;
+use super::status::{self, IdleState};
+use super::tally::Tally;
 use super::walk::{Target, walk};
-use super::{Defaults, PackError};
-use crate::fs::{Fs, Time};
+use super::{Defaults, Direction, PackError};
+use crate::fs::{Fs, NodeId};
 use crate::store::Cancel;
 
 /// The tree is looked through at most this often, and never takes more than a tenth of the time.
 const PAUSE: Duration = Duration::from_secs(60);
-
-/// Most files that are remembered as not worth packing.
-const MEMORY: usize = 1 << 20;
 
 /// When and how to pack.
 #[derive(Debug, Clone)]
@@ -35,31 +37,50 @@ pub struct IdleSettings {
 }
 
 /// The background packer; it works until it is told to stop.
-#[derive(Debug)]
 pub struct Idle {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
 struct Shared {
     cancel: Cancel,
-    stopped: Mutex<bool>,
-    wake: Condvar,
+    stop: Arc<Stop>,
+    rester: Rester,
+    state: Mutex<State>,
+    file_done: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    is: IdleState,
+    files: u64,
+    bytes: u64,
+    file: Option<PathBuf>,
+    file_bytes: u64,
+    settled: u64,
+    looks: u64,
 }
 
 impl Idle {
-    /// Starts it.
+    /// Starts it. What it does to files is added to the tally.
     ///
     /// # Errors
     /// No more threads.
-    pub fn start(fs: Arc<Fs>, settings: IdleSettings) -> io::Result<Idle> {
-        let shared = Arc::new(Shared::default());
+    pub fn start(fs: Arc<Fs>, settings: IdleSettings, tally: Arc<Tally>) -> io::Result<Idle> {
+        let stop = Arc::new(Stop::default());
+        let shared = Arc::new(Shared {
+            cancel: Cancel::default(),
+            rester: Rester::new(&fs, &stop),
+            stop,
+            state: Mutex::default(),
+            file_done: AtomicU64::new(0),
+        });
         let packer = Packer {
             fs,
             settings,
             shared: Arc::clone(&shared),
-            settled: HashMap::new(),
+            tally,
+            settled: None,
         };
         let thread = thread::Builder::new()
             .name("idle-pack".into())
@@ -67,30 +88,62 @@ impl Idle {
         Ok(Idle { shared, thread })
     }
 
+    /// A view of it that outlives it.
+    #[must_use]
+    pub fn view(&self) -> IdleView {
+        IdleView(Arc::clone(&self.shared))
+    }
+
     /// Ends it at the next block and waits for that.
     pub fn stop(self) {
         self.shared.cancel.cancel();
-        *self
-            .shared
-            .stopped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.wake.notify_all();
+        self.shared.stop.stop();
         if self.thread.join().is_err() {
             log::error!("the background packer ended early");
         }
     }
 }
 
+/// Tells what a background packer is at.
+#[derive(Clone)]
+pub struct IdleView(Arc<Shared>);
+
+impl IdleView {
+    /// What it is at.
+    #[must_use]
+    pub fn status(&self) -> status::Idle {
+        let (rests, rested) = self.0.rester.so_far();
+        let state = self.0.state();
+        status::Idle {
+            state: state.is,
+            queue_files: state.files,
+            queue_bytes: state.bytes,
+            file: state.file.as_deref().map(escape),
+            file_bytes: state.file_bytes,
+            file_done: self
+                .0
+                .file_done
+                .load(Ordering::Relaxed)
+                .min(state.file_bytes),
+            settled: state.settled,
+            looks: state.looks,
+            rests,
+            rested,
+        }
+    }
+}
+
 impl Shared {
-    /// Sleeps; whether to go on afterwards.
-    fn sleep(&self, time: Duration) -> bool {
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) = self
-            .wake
-            .wait_timeout_while(stopped, time, |stopped| !*stopped)
-            .unwrap_or_else(PoisonError::into_inner);
-        !*stopped
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After each block.
+    fn block(&self, bytes: u64) {
+        self.file_done.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.state().is;
+        self.rester.rest(|| self.state().is = IdleState::Resting);
+        self.state().is = before;
     }
 }
 
@@ -98,8 +151,9 @@ struct Packer {
     fs: Arc<Fs>,
     settings: IdleSettings,
     shared: Arc<Shared>,
-    /// Files with nothing to gain, by inode, as long as they are unchanged.
-    settled: HashMap<u64, (Time, u64)>,
+    tally: Arc<Tally>,
+    /// None until the first look.
+    settled: Option<Settled>,
 }
 
 impl Packer {
@@ -107,85 +161,177 @@ impl Packer {
         be_humble();
         let pause = (self.settings.after / 2).clamp(Duration::from_millis(200), PAUSE);
         let mut wait = pause;
-        while self.shared.sleep(wait) {
+        while self.shared.stop.sleep(wait) {
             let begun = Instant::now();
-            match self.round() {
+            let ended = self.look();
+            if let Some(settled) = &mut self.settled {
+                settled.keep(self.fs.archive(), true);
+                self.shared.state().settled = settled.len() as u64;
+            }
+            match ended {
                 Ok(()) => {}
                 Err(PackError::Cancelled) => return,
                 Err(e) => log::warn!("packing in the background: {e}"),
             }
+            *self.shared.state() = State {
+                is: IdleState::Waiting,
+                files: 0,
+                bytes: 0,
+                file: None,
+                file_bytes: 0,
+                ..std::mem::take(&mut *self.shared.state())
+            };
             wait = pause.max(begun.elapsed() * 9);
         }
     }
 
-    fn round(&mut self) -> Result<(), PackError> {
-        let encoder = Encoder::new(&self.fs, None, &self.settings.defaults)?;
+    /// Looks through the tree, and packs what is idle.
+    fn look(&mut self) -> Result<(), PackError> {
+        self.shared.state().is = IdleState::Looking;
+        self.shared.state().looks += 1;
+        self.shared.rester.begin();
+        let (fs, shared) = (Arc::clone(&self.fs), Arc::clone(&self.shared));
+        let encoder = Encoder::new(&fs, None, &self.settings.defaults)?;
+        let mut settled = (self.settled.take())
+            .unwrap_or_else(|| Settled::load(fs.archive(), &encoder.told_apart_by()));
+        settled.look();
+        let mut all = true;
         let mut failed = |dir: &std::path::Path, e: &crate::fs::FsError| {
             log::debug!("{}: {e}", dir.display());
+            all = false;
         };
-        let found = walk(
-            &self.fs,
-            &[PathBuf::new()],
-            &self.shared.cancel,
-            &mut failed,
-        )?;
-        if self.settled.len() > MEMORY {
-            self.settled.clear();
-        }
+        let found = walk(&fs, &[PathBuf::new()], &shared.cancel, &mut failed);
+        let found = match found {
+            Ok(found) => found,
+            Err(e) => {
+                self.settled = Some(settled);
+                return Err(e);
+            }
+        };
         let now = std::time::SystemTime::now();
-        let idle = found.into_iter().filter(|t| {
-            age(t, now) >= self.settings.after
-                && self.settled.get(&t.attr.ino) != Some(&(t.attr.mtime, t.attr.size))
-        });
+        // All are asked for, so that those which are there are not forgotten.
+        let idle = found
+            .into_iter()
+            .filter(|t| !settled.has(t) && age(t, now) >= self.settings.after);
         let idle: Vec<_> = idle.collect();
+        if all {
+            settled.forget_missing();
+        }
+        let done = self.pack(&fs, idle, &encoder, &mut settled);
+        self.settled = Some(settled);
+        done
+    }
+
+    fn pack(
+        &self,
+        fs: &Fs,
+        idle: Vec<Target>,
+        encoder: &Encoder,
+        settled: &mut Settled,
+    ) -> Result<(), PackError> {
+        let shared = &*self.shared;
+        let tell = |bytes| shared.block(bytes);
         let how = How {
             threads: 1,
             dry_run: false,
-            cancel: &self.shared.cancel,
-            tell: &|_| (),
+            cancel: &shared.cancel,
+            tell: &tell,
         };
-        let choice = choose(&self.fs, &idle, &encoder, 0, how);
+        {
+            let mut state = shared.state();
+            state.files = idle.len() as u64;
+            state.bytes = idle.iter().map(|t| t.attr.size).sum();
+            state.settled = settled.len() as u64;
+        }
+        let choice = choose(fs, &idle, encoder, 0, how);
         for target in idle {
-            let alone = Group {
-                targets: vec![&target],
-                at_once: 1,
-            };
-            let plan = Plan {
-                fs: &self.fs,
-                encoder: Some(&encoder),
-                groups: vec![alone],
-            };
-            match plan.check() {
-                Ok(_) => {}
-                Err(error @ PackError::NoSpace { .. }) => {
-                    log::debug!("not packed: {error}");
-                    continue;
+            shared.file_done.store(0, Ordering::Relaxed);
+            {
+                let mut state = shared.state();
+                state.is = IdleState::Packing;
+                state.file_bytes = target.attr.size.saturating_mul(2);
+                state.file = Some(target.path.clone());
+            }
+            shared.rester.begin();
+            if is_still_idle(fs, &target) && has_room(fs, encoder, &target)? {
+                let primer = choice.of(&target.path);
+                let Some(report) = encode_file(fs, &target, encoder, primer, how) else {
+                    return Err(PackError::Cancelled);
+                };
+                self.tell(&target, &report);
+                if report.outcome != FileOutcome::Skipped {
+                    settled.add(&target, stays_as_large(&report));
+                    settled.keep(fs.archive(), false);
                 }
-                Err(error) => return Err(error),
-            }
-            let primer = choice.of(&target.path);
-            let Some(report) = encode_file(&self.fs, &target, &encoder, primer, how) else {
+            } else if shared.cancel.is_cancelled() {
                 return Err(PackError::Cancelled);
-            };
-            match report.outcome {
-                FileOutcome::Done => log::info!(
-                    "{}: packed, {} bytes instead of {}",
-                    target.path.display(),
-                    report.after,
-                    report.before
-                ),
-                FileOutcome::Skipped => continue,
-                FileOutcome::Failed | FileOutcome::Damaged => log::warn!(
-                    "{}: not packed: {}",
-                    target.path.display(),
-                    report.why.as_deref().unwrap_or("unknown")
-                ),
-                FileOutcome::Already | FileOutcome::Left => {}
             }
-            let state = (target.attr.mtime, target.attr.size);
-            self.settled.insert(target.attr.ino, state);
+            let mut state = shared.state();
+            state.files = state.files.saturating_sub(1);
+            state.bytes = state.bytes.saturating_sub(target.attr.size);
+            state.settled = settled.len() as u64;
         }
         Ok(())
+    }
+
+    fn tell(&self, target: &Target, report: &FileReport) {
+        self.tally.count(report, Direction::Pack);
+        match report.outcome {
+            FileOutcome::Done => log::info!(
+                "{}: packed, {} bytes instead of {}",
+                target.path.display(),
+                report.after,
+                report.before
+            ),
+            FileOutcome::Failed | FileOutcome::Damaged => log::warn!(
+                "{}: not packed: {}",
+                target.path.display(),
+                report.why.as_deref().unwrap_or("unknown")
+            ),
+            FileOutcome::Already | FileOutcome::Left | FileOutcome::Skipped => {}
+        }
+    }
+}
+
+/// Whether a file was encoded, and is not packed all the same: it would be encoded again if it were not remembered.
+fn stays_as_large(report: &FileReport) -> bool {
+    match report.outcome {
+        FileOutcome::Left => report.worked > 0,
+        // It became a plain file.
+        FileOutcome::Done => report.after >= report.logical,
+        _ => false,
+    }
+}
+
+/// Whether nobody has written to the file since it was found, or has it open for that.
+fn is_still_idle(fs: &Fs, target: &Target) -> bool {
+    let Ok(held) = super::walk::Held::resolve(fs, &target.path) else {
+        return false;
+    };
+    let same = fs.getattr(held.id, None).is_ok_and(|now| {
+        (now.ino, now.mtime, now.size) == (target.attr.ino, target.attr.mtime, target.attr.size)
+    });
+    same && !fs.is_open_for_writing(NodeId(target.attr.ino))
+}
+
+/// Whether the new form fits beside the old one.
+fn has_room(fs: &Fs, encoder: &Encoder, target: &Target) -> Result<bool, PackError> {
+    let alone = Group {
+        targets: vec![target],
+        at_once: 1,
+    };
+    let plan = Plan {
+        fs,
+        encoder: Some(encoder),
+        groups: vec![alone],
+    };
+    match plan.check() {
+        Ok(_) => Ok(true),
+        Err(error @ PackError::NoSpace { .. }) => {
+            log::debug!("not packed: {error}");
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -196,11 +342,4 @@ fn age(target: &Target, now: std::time::SystemTime) -> Duration {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
     Duration::from_secs(u64::try_from(now.saturating_sub(secs)).unwrap_or(0))
-}
-
-/// Lowest priority for this thread and those it starts; on Linux `nice` is a thread's own.
-pub(super) fn be_humble() {
-    if let Err(e) = rustix::process::nice(19) {
-        log::debug!("nice: {e}");
-    }
 }

@@ -14,8 +14,12 @@ mod paced;
 mod plain;
 mod primers;
 pub mod protocol;
+mod rest;
 mod room;
 pub mod scrub;
+mod settled;
+pub mod status;
+pub mod tally;
 mod walk;
 
 #[cfg(test)]

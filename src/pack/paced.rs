@@ -60,7 +60,7 @@ struct Pace {
     /// Bytes read since the last rest, and how long that took.
     bytes: u64,
     took: Duration,
-    /// Blocks that the mount had served by then.
+    /// Requests that the mount had served by then.
     served: u64,
 }
 
@@ -71,7 +71,7 @@ impl Paced {
         let pace = Pace {
             bytes: 0,
             took: Duration::ZERO,
-            served: served(fs),
+            served: fs.activity().served(),
         };
         Paced {
             file,
@@ -88,8 +88,8 @@ impl Paced {
         if pace.bytes < STRETCH {
             return;
         }
-        let served = served(&self.fs);
-        let busy = served != pace.served || machine_is_loaded();
+        let served = self.fs.activity().served();
+        let busy = served != pace.served || machine_is_loaded(0.0);
         let rest = pace.took * 3;
         self.stop
             .sleep(if busy { rest.max(BUSY_REST) } else { rest });
@@ -101,18 +101,12 @@ impl Paced {
     }
 }
 
-/// Blocks that the mount has served.
-fn served(fs: &Fs) -> u64 {
-    let stats = fs.stats();
-    stats.cache_hits + stats.decoded_blocks
-}
-
-/// Whether more wants to run than there are processors.
-fn machine_is_loaded() -> bool {
+/// Whether more wants to run than there are processors, `own` threads of the caller left out.
+pub(super) fn machine_is_loaded(own: f64) -> bool {
     let load = fs::read_to_string("/proc/loadavg").ok();
     let load = load.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    load.is_some_and(|load| load > cores as f64)
+    load.is_some_and(|load| load - own > cores as f64)
 }
 
 impl Storage for Paced {

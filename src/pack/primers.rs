@@ -136,7 +136,7 @@ fn choose_for(
                 continue;
             };
             if trial
-                .gain(&state, encoder)
+                .gain(&state, encoder, how)
                 .is_some_and(|gain| pays(gain, total, 0))
             {
                 if !how.dry_run
@@ -169,13 +169,14 @@ fn choose_for(
     }
     let state = Arc::new(Start::then(None, &sample));
     let trial = Trial::new(fs, &spread(&others, SAMPLED), total, encoder);
-    let Some(gain) = trial.gain(&state, encoder) else {
+    let Some(gain) = trial.gain(&state, encoder, how) else {
         return Ok(None);
     };
     // What the sample itself takes is worth finding out only where it can pay.
     if !pays(gain, total, 0) {
         return Ok(None);
     }
+    (how.tell)(0);
     let stored = codec::encode_packed(&sample, None, None).payload.len() as u64;
     if !pays(gain, total, stored) {
         return Ok(None);
@@ -245,9 +246,10 @@ impl Trial {
     }
 
     /// None if there is nothing to try.
-    fn gain(&self, state: &Start, encoder: &Encoder) -> Option<Gain> {
+    fn gain(&self, state: &Start, encoder: &Encoder, how: How<'_>) -> Option<Gain> {
         let cost = |probe: &Probe| {
             let len = |model, start| {
+                (how.tell)(0);
                 let block = codec::encode_packed(&probe.data, model, start);
                 block.payload.len() as f64 * probe.weight / probe.data.len() as f64
             };

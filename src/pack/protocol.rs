@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::status::Status;
 pub use crate::store::names::{escape, unescape};
 
 /// Name of the socket in the archive's private directory.
@@ -157,7 +158,7 @@ pub enum Event {
         message: String,
     },
     /// The answer to `ping` and to `status`.
-    Status(Status),
+    Status(Box<Status>),
     /// The answer to `watch`.
     Watching,
     /// The daemon ends; everything is durable unless there is an error.
@@ -165,43 +166,6 @@ pub enum Event {
         /// Why the last commit failed.
         error: Option<String>,
     },
-}
-
-/// Figures of a daemon.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// Its process.
-    pub pid: u32,
-    /// Its version.
-    pub version: String,
-    /// Where it is mounted, escaped; none if it is a command that works without a mount.
-    pub mountpoint: Option<String>,
-    /// Jobs that run.
-    pub jobs: u64,
-    /// Bytes in the cache of decoded blocks.
-    pub cache_bytes: u64,
-    /// Reads that the cache answered.
-    pub cache_hits: u64,
-    /// Reads that had to decode.
-    pub cache_misses: u64,
-    /// The background scrub, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scrub: Option<ScrubStatus>,
-}
-
-/// How far a scrub is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScrubStatus {
-    /// Whether it goes through the archive just now.
-    pub running: bool,
-    /// Segments checked in this pass, or in the last one.
-    pub files: u64,
-    /// Stored bytes of those.
-    pub bytes: u64,
-    /// Files known to be damaged, copies of models and primers among them.
-    pub damaged: u64,
-    /// When the last pass ended, in seconds since 1970; none if none ever did.
-    pub finished: Option<u64>,
 }
 
 impl Summary {

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::idle::be_humble;
 use super::paced::{Paced, Stop};
-use super::protocol::ScrubStatus;
+use super::rest::be_humble;
+use super::status::ScrubStatus;
 use crate::fs::Fs;
 use crate::segment::{Report, Severity, Storage};
 use crate::store::names::{self, Kind, PRIVATE_DIR, escape, unescape};

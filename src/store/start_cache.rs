@@ -10,6 +10,7 @@ use lru::LruCache;
 
 use super::error::StoreError;
 use crate::codec::{PrimerId, Start};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of states that are kept unless something else is said.
@@ -43,6 +44,8 @@ struct Inner {
 pub struct StartCache {
     inner: Mutex<Inner>,
     limit: usize,
+    hits: AtomicU64,
+    made: AtomicU64,
 }
 
 impl Default for StartCache {
@@ -67,6 +70,8 @@ impl StartCache {
         StartCache {
             inner: Mutex::new(inner),
             limit,
+            hits: AtomicU64::new(0),
+            made: AtomicU64::new(0),
         }
     }
 
@@ -74,6 +79,24 @@ impl StartCache {
     #[must_use]
     pub fn bytes(&self) -> usize {
         lock(&self.inner).bytes
+    }
+
+    /// Bytes that it holds at most.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How often a state was at hand.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// How many states were made.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Bytes of the largest state that is held now.
@@ -93,7 +116,10 @@ impl StartCache {
 
     /// The state `key` if it is there.
     pub(super) fn get(&self, key: Key) -> Option<Arc<Start>> {
-        lock(&self.inner).states.get(&key).cloned()
+        let found = lock(&self.inner).states.get(&key).cloned();
+        self.hits
+            .fetch_add(u64::from(found.is_some()), Ordering::Relaxed);
+        found
     }
 
     /// The state `key`, from the cache or from `make`, which is called without any lock held and must not ask for `key`.
@@ -126,6 +152,7 @@ impl StartCache {
         }
         let _landing = Landing { cache: self, key };
         let state = Arc::new(make()?);
+        self.made.fetch_add(1, Ordering::Relaxed);
         self.insert(key, &state);
         Ok(state)
     }
@@ -168,7 +195,6 @@ impl Drop for Landing<'_> {
 mod tests {
     use super::*;
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     fn key(number: u16) -> Key {

@@ -164,15 +164,17 @@ impl Writing<'_> {
             let mut before: Option<Start> = None;
             let mut size = 0;
             for data in &data {
+                note_progress(self.options, 0);
                 size += encoding.encode_key(data, before.as_ref()).payload.len();
                 before = Some(Start::then(before.as_ref(), data));
             }
             size
         };
         let stale = || -> usize {
-            let sizes = data
-                .iter()
-                .map(|d| encoding.encode_key(d, Some(state)).payload.len());
+            let sizes = data.iter().map(|d| {
+                note_progress(self.options, 0);
+                encoding.encode_key(d, Some(state)).payload.len()
+            });
             sizes.sum()
         };
         let (chained, stale) = rayon::join(chained, stale);

@@ -95,7 +95,7 @@ impl World {
             ..codec::encode_fresh(data)
         };
         self.fs()
-            .repack_in_place(&snapshot, &encode, &|_| {})
+            .repack_in_place(&snapshot, 2, &encode, &|_| {})
             .map_err(|e| e.to_string())
     }
 

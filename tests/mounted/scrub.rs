@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use vortex_fs::pack::client;
-use vortex_fs::pack::protocol::ScrubStatus;
+use vortex_fs::pack::status::ScrubStatus;
 use vortex_fs::segment::Segment;
 
 use crate::support::*;

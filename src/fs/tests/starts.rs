@@ -139,7 +139,8 @@ fn files_with_several_names_keep_their_key_blocks_when_they_are_packed_in_place(
         asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         smaller(block)
     };
-    m.fs.repack_in_place(&snapshot, &encode, &|_| {}).unwrap();
+    m.fs.repack_in_place(&snapshot, 2, &encode, &|_| {})
+        .unwrap();
     drop(snapshot);
     assert_eq!(asked.into_inner(), 3, "all but the key blocks");
     let m = m.again(true);

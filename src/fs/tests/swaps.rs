@@ -103,7 +103,8 @@ fn file_with_several_names_is_packed_in_place_and_stays_one_file() {
     let before = m.fs.getattr(node, None).unwrap();
     let live = |snapshot: &Snapshot<'_>| snapshot.summary().unwrap().live_bytes;
     let stored = live(&snapshot);
-    m.fs.repack_in_place(&snapshot, &smaller, &|_| {}).unwrap();
+    m.fs.repack_in_place(&snapshot, 2, &smaller, &|_| {})
+        .unwrap();
     assert!(live(&snapshot) < stored, "{} of {stored}", live(&snapshot));
     drop(snapshot);
     assert!(m.get("b").unwrap() == content);
@@ -121,7 +122,10 @@ fn wrong_encoding_never_replaces_a_block() {
     m.fs.link(node, NodeId::ROOT, os("b")).unwrap();
     let snapshot = m.fs.snapshot(Path::new("a")).unwrap();
     let broken = |data: &[u8]| crate::codec::encode_fresh(&vec![0; data.len()]);
-    assert!(m.fs.repack_in_place(&snapshot, &broken, &|_| {}).is_err());
+    assert!(
+        m.fs.repack_in_place(&snapshot, 2, &broken, &|_| {})
+            .is_err()
+    );
     drop(snapshot);
     assert!(m.get("a").unwrap() == content);
     assert!(m.again(true).get("b").unwrap() == content);
