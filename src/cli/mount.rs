@@ -1,12 +1,13 @@
 //! `vortex-fs mount`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::{CliError, Outcome, parse_size, warn};
-use crate::mount::{self, MetricsAddr, MountError, MountSettings, Options};
+use crate::fs::DiskCacheOptions;
+use crate::mount::{self, LEAST_MEMORY, MetricsAddr, MountError, MountSettings, Options};
 
 /// Shows an archive as an ordinary directory tree
 ///
@@ -34,6 +35,15 @@ pub(crate) struct Args {
     /// Memory for decoded blocks
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     cache_size: u64,
+    /// Memory of the daemon in all, caches and all else, 96M at least; the caches give way
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory_limit)]
+    memory_limit: Option<u64>,
+    /// Directory to keep decoded blocks in, so that what is read often stays fast after a remount; it may be deleted at any time
+    #[arg(long, value_name = "DIR")]
+    disk_cache: Option<PathBuf>,
+    /// Disk space for those
+    #[arg(long, value_name = "SIZE", default_value = "1G", requires = "disk_cache", value_parser = parse_size)]
+    disk_cache_size: u64,
     /// Block size of new files, a power of two from 16K to 1M: smaller reads faster at random, larger stores smaller
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
     block_size: u32,
@@ -75,6 +85,9 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     options.allow_other |= args.allow_other;
     let backing = mount::check_backing(&args.backing)?;
     let mountpoint = mount::check_mountpoint(&args.mountpoint, &backing)?;
+    let disk_cache = (args.disk_cache.as_deref())
+        .map(|dir| disk_cache_in(dir, args.disk_cache_size, [&backing, &mountpoint]))
+        .transpose()?;
     if !args.foreground && !mount::in_background() {
         if mount::hides_entries(&mountpoint) {
             warn(format_args!(
@@ -103,6 +116,8 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         mountpoint,
         options,
         cache_bytes: args.cache_size,
+        memory_limit: args.memory_limit,
+        disk_cache,
         block_size: args.block_size,
         profile,
         pack_after: (args.pack == Pack::Idle).then(|| Duration::from_secs(args.pack_after)),
@@ -110,6 +125,40 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         scrub: args.scrub.0,
     })?;
     Ok(Outcome::Good)
+}
+
+/// The directory, absolute and without symlinks; it must lie neither in the archive nor in the mount.
+fn disk_cache_in(
+    dir: &Path,
+    bytes: u64,
+    outside: [&PathBuf; 2],
+) -> Result<DiskCacheOptions, CliError> {
+    let (above, name) = match (dir.parent(), dir.file_name()) {
+        (Some(above), Some(name)) if !dir.is_dir() => (above, Some(name)),
+        _ => (dir, None),
+    };
+    let above = match above.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => above,
+    };
+    let mut real = std::fs::canonicalize(above).map_err(|e| CliError::io(above, &e))?;
+    real.extend(name);
+    if let Some(inside) = outside.into_iter().find(|o| real.starts_with(o)) {
+        let why = format!("lies in {}", inside.display());
+        let remedy = "keep decoded blocks outside of the archive and of the mount";
+        return Err(CliError::failed(why).on(dir).remedy(remedy));
+    }
+    Ok(DiskCacheOptions { dir: real, bytes })
+}
+
+fn parse_memory_limit(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size < LEAST_MEMORY {
+        return Err(format!(
+            "`{text}` is too little: the daemon needs 96M at least"
+        ));
+    }
+    Ok(size)
 }
 
 /// Reads a block size: a power of two that a segment can have.

@@ -63,11 +63,12 @@ fn show(s: &Status) -> Result<(), CliError> {
         if s.read_only { ", read-only" } else { "" }
     ))?;
     print_lines(format_args!(
-        "memory     {} resident\n\
+        "memory     {} resident{}\n\
          requests   {} answered, {} under way; {} files open, {} known\n\
          cache      {}\n\
          starts     {}",
         show_bytes(s.memory.resident),
+        (s.memory.limit).map_or(String::new(), |l| format!(" of {}", show_bytes(l))),
         s.requests.served,
         s.requests.running,
         s.requests.open,
@@ -75,6 +76,18 @@ fn show(s: &Status) -> Result<(), CliError> {
         cache(&s.cache),
         cache(&s.starts),
     ))?;
+    if let Some(d) = &s.disk_cache {
+        print(format_args!(
+            "disk cache {} of {}; {} hits, {} misses; {} stored, {} evicted, {} damaged",
+            show_bytes(d.bytes),
+            show_bytes(d.limit),
+            d.hits,
+            d.misses,
+            d.stored,
+            d.evicted,
+            d.damaged
+        ))?;
+    }
     for codec in s.decode.iter().filter(|d| d.blocks > 0) {
         print(format_args!("decode     {}", decode(codec)))?;
     }

@@ -44,10 +44,22 @@ struct Inner {
     flights: HashMap<Key, Arc<Flight>>,
 }
 
+impl Inner {
+    /// Gives up what was not used for longest.
+    fn shrink(&mut self, limit: u64) {
+        while self.bytes > limit {
+            let Some((_, old)) = self.blocks.pop_lru() else {
+                return;
+            };
+            self.bytes -= old.len() as u64 + ENTRY_OVERHEAD;
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct BlockCache {
     inner: Mutex<Inner>,
-    limit: u64,
+    limit: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -70,7 +82,7 @@ impl BlockCache {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         BlockCache {
             inner: Mutex::new(inner),
-            limit,
+            limit: AtomicU64::new(limit),
             hits,
             misses,
         }
@@ -124,7 +136,7 @@ impl BlockCache {
     /// Puts a block in that need not be decoded, because it was just encoded.
     pub(super) fn insert(&self, key: Key, block: Block) {
         let cost = block.len() as u64 + ENTRY_OVERHEAD;
-        if cost > self.limit {
+        if cost > self.limit() {
             return;
         }
         let mut inner = lock(&self.inner);
@@ -132,12 +144,18 @@ impl BlockCache {
         if let Some(old) = inner.blocks.put(key, block) {
             inner.bytes -= old.len() as u64 + ENTRY_OVERHEAD;
         }
-        while inner.bytes > self.limit {
-            let Some((_, old)) = inner.blocks.pop_lru() else {
-                break;
-            };
-            inner.bytes -= old.len() as u64 + ENTRY_OVERHEAD;
-        }
+        inner.shrink(self.limit());
+    }
+
+    /// Bytes that it holds at most.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From now on it holds at most so many bytes.
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        lock(&self.inner).shrink(limit);
     }
 
     pub(super) fn stats(&self) -> CacheStats {
@@ -245,6 +263,9 @@ mod tests {
             .get_or_decode(key(1000), || Ok(vec![0; 1 << 20]))
             .unwrap();
         assert!(cache.stats().bytes <= 10 * (1000 + ENTRY_OVERHEAD));
+        cache.set_limit(3000);
+        assert_eq!(cache.stats().bytes, 2 * (1000 + ENTRY_OVERHEAD));
+        cache.get_or_decode(key(0), || panic!("cached")).unwrap();
     }
 
     #[test]

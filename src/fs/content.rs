@@ -69,6 +69,15 @@ pub(super) enum Piece {
     },
 }
 
+/// Bytes that the stored blocks among them decode to.
+pub(super) fn stored_bytes(pieces: &[Piece]) -> u64 {
+    let bytes = pieces.iter().map(|piece| match piece {
+        Piece::Stored { entry, .. } => u64::from(entry.decoded_len),
+        _ => 0,
+    });
+    bytes.sum()
+}
+
 /// Decoded old blocks that a change of part of them needs.
 pub(super) type Bases = HashMap<u64, (BlockEntry, Block)>;
 

@@ -54,6 +54,9 @@ pub enum FsError {
     /// Beyond the largest file.
     #[error("file too large")]
     TooLarge,
+    /// The directory for the disk cache can not be used.
+    #[error("disk cache {}: {}", .0.display(), .1)]
+    DiskCache(std::path::PathBuf, std::sync::Arc<std::io::Error>),
     /// No data or hole at or after the offset.
     #[error("no such data or hole")]
     NoSuchOffset,
@@ -93,7 +96,7 @@ impl FsError {
             FsError::Store(error) => return store_errno(error),
             FsError::Deferred(error) => return error.errno(),
             FsError::Moved => Errno::AGAIN,
-            FsError::Internal => Errno::IO,
+            FsError::Internal | FsError::DiskCache(..) => Errno::IO,
         };
         errno.raw_os_error()
     }

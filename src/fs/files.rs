@@ -292,11 +292,9 @@ impl Fs {
             OFlags::RDONLY
         })?);
         *content = if backing.is_segment() {
-            Content::Segment(Box::new(Segmented::open(
-                file,
-                writing,
-                self.options.block_size,
-            )?))
+            let mut open = Segmented::open(file, writing, self.options.block_size)?;
+            keep_starts(node, &mut open);
+            Content::Segment(Box::new(open))
         } else {
             Content::Plain(Plain {
                 file,
@@ -347,4 +345,19 @@ impl Fs {
         self.account(dirty_before, open.dirty_bytes());
         self.mark_dirty(node);
     }
+}
+
+/// Start states that were made for an earlier opening of the same file serve this one, too.
+fn keep_starts(node: &Node, open: &mut Segmented) {
+    if open.segment.starts().is_empty() {
+        return;
+    }
+    let instance = node.instance.load(Ordering::SeqCst);
+    let mut kept = lock(&node.starts);
+    if let Some((at, earlier)) = &*kept
+        && *at == instance
+    {
+        open.segment.share_starts(earlier);
+    }
+    *kept = Some((instance, Arc::clone(open.segment.starts())));
 }

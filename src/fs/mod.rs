@@ -22,6 +22,8 @@ mod cache;
 mod content;
 mod convert;
 mod dir;
+mod disk_cache;
+mod disk_files;
 mod edit;
 mod errno;
 mod files;
@@ -53,6 +55,7 @@ pub use activity::Activity;
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
 pub use backing::raise_file_limit;
 pub use dir::DirEntry;
+pub use disk_cache::{DiskCacheOptions, DiskCacheStats};
 pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};
 pub use handles::Fh;
@@ -70,6 +73,7 @@ use crate::sync::thread::JoinHandle;
 use crate::sync::{Mutex, RwLock, RwLockReadGuard};
 use backing::Backing;
 use cache::BlockCache;
+use disk_cache::DiskCache;
 use handles::Handles;
 use latency::Histogram;
 use nodes::{Node, Nodes};
@@ -94,6 +98,8 @@ pub struct FsOptions {
     pub commit_closed_after: Duration,
     /// Threads that encode blocks for one file.
     pub jobs: usize,
+    /// Where decoded blocks are kept beyond this process, if anywhere.
+    pub disk_cache: Option<DiskCacheOptions>,
 }
 
 impl Default for FsOptions {
@@ -108,6 +114,7 @@ impl Default for FsOptions {
             jobs: std::thread::available_parallelism()
                 .map_or(1, usize::from)
                 .min(8),
+            disk_cache: None,
         }
     }
 }
@@ -126,6 +133,7 @@ pub struct Fs {
     flusher: Mutex<Option<JoinHandle<()>>>,
     readahead: ReadAhead,
     activity: Activity,
+    disk_cache: Option<DiskCache>,
     /// By codec, how long decoding a block took those who wanted it.
     decoding: [Histogram; CodecId::ALL.len()],
     /// Itself, for threads that must not keep it alive.
@@ -136,7 +144,7 @@ impl Fs {
     /// Makes an archive a file system and, if it is open for writing, starts committing in the background.
     ///
     /// # Errors
-    /// The root can not be opened; an impossible block size.
+    /// The root can not be opened; an impossible block size; a disk cache that is not ours.
     pub fn new(archive: Archive, options: FsOptions) -> Result<Arc<Fs>> {
         if crate::segment::MAX_BLOCK < options.block_size
             || crate::segment::MIN_BLOCK > options.block_size
@@ -146,6 +154,13 @@ impl Fs {
         }
         backing::raise_file_limit();
         let (root, _) = Backing::open(archive.root_fd(), ".".as_ref(), names::Kind::Other)?;
+        let disk_cache = match options.disk_cache.clone() {
+            Some(wanted) => {
+                let dir = wanted.dir.clone();
+                Some(DiskCache::open(wanted).map_err(|e| FsError::DiskCache(dir, Arc::new(e)))?)
+            }
+            None => None,
+        };
         let fs = Arc::new_cyclic(|this| Fs {
             nodes: Nodes::new(root),
             handles: Handles::default(),
@@ -155,6 +170,7 @@ impl Fs {
             flusher: Mutex::new(None),
             readahead: ReadAhead::default(),
             activity: Activity::default(),
+            disk_cache,
             decoding: Default::default(),
             this: Weak::clone(this),
             archive,
@@ -176,6 +192,17 @@ impl Fs {
     #[must_use]
     pub fn options(&self) -> &FsOptions {
         &self.options
+    }
+
+    /// Bytes that the cache of decoded blocks holds at most.
+    #[must_use]
+    pub fn cache_limit(&self) -> u64 {
+        self.cache.limit()
+    }
+
+    /// Bounds the cache of decoded blocks from now on.
+    pub fn limit_cache(&self, bytes: u64) {
+        self.cache.set_limit(bytes);
     }
 
     /// The requests of its users.

@@ -13,7 +13,7 @@ use super::cache::next_instance;
 use super::content::Content;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
-use crate::segment::Summary;
+use crate::segment::{Starts, Summary};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
@@ -58,6 +58,8 @@ pub(super) struct Node {
     pub(super) version: AtomicU64,
     /// Names the immutable payloads of the present segment file in the block cache.
     pub(super) instance: AtomicU64,
+    /// The start states of the present segment file when it was last open, and the instance that it was then.
+    pub(super) starts: Mutex<Option<(u64, Arc<Starts>)>>,
     /// In the list of nodes with content to store.
     pub(super) dirty: AtomicBool,
     pub(super) peeked: Mutex<Option<Peeked>>,
@@ -90,6 +92,7 @@ impl Node {
             content: RwLock::new(Content::Closed),
             version: AtomicU64::new(0),
             instance: AtomicU64::new(next_instance()),
+            starts: Mutex::new(None),
             dirty: AtomicBool::new(false),
             peeked: Mutex::new(None),
             seen: Mutex::new(None),

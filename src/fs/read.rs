@@ -9,13 +9,15 @@ use std::time::Instant;
 
 use super::cache::{Block, Key, next_instance};
 use super::content::{Content, Piece};
+use super::disk_cache::name_of;
 use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::nodes::Node;
 use super::sync::{read, write};
 use super::{Fs, content};
-use crate::segment::{BlockEntry, Starts, Storage};
-use crate::store::{Access, decode_stored};
+use crate::codec::CodecId;
+use crate::segment::{BlockEntry, Starts, Storage, read_payload};
+use crate::store::{Access, StoreError, decode_payload};
 use crate::sync::atomic::Ordering;
 
 /// Reads that are planned anew before the file is held still.
@@ -105,7 +107,9 @@ impl Fs {
                     }
                 },
             };
-            if caching == Caching::Keep {
+            // What does not stay in the cache until it is read would be decoded twice.
+            let planned = content::stored_bytes(&pieces) + content::stored_bytes(&next);
+            if caching == Caching::Keep && planned / 3 * 4 <= self.cache.limit() {
                 self.read_ahead(&source, &pieces, &next);
             }
             let held = (attempt >= RETRIES).then_some(content);
@@ -181,17 +185,23 @@ impl Fs {
         };
         let decode = || {
             let begun = Instant::now();
-            let decoded = decode_stored(
-                &*source.storage,
-                &source.starts,
-                block,
-                entry,
-                self.archive.library(),
-            )?;
+            let payload = read_payload(&*source.storage, entry).map_err(StoreError::from)?;
+            let disk_cache = (self.disk_cache.as_ref())
+                .filter(|_| caching == Caching::Keep && entry.codec == CodecId::Neural)
+                .map(|cache| (cache, name_of(&payload, entry, &source.starts)));
+            if let Some(data) = disk_cache.and_then(|(cache, name)| cache.get(&name, entry)) {
+                return Ok(data);
+            }
+            let (storage, starts) = (&*source.storage, &*source.starts);
+            let library = self.archive.library();
+            let data = decode_payload(storage, starts, block, entry, &payload, library)?;
+            if let Some((cache, name)) = disk_cache {
+                cache.put(name, &data);
+            }
             if let Some(histogram) = self.decoding.get(entry.codec as usize) {
                 histogram.add(begun.elapsed());
             }
-            Ok(decoded)
+            Ok(data)
         };
         match caching {
             Caching::Keep => self.cache.get_or_decode(key, decode),

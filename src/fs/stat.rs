@@ -9,6 +9,7 @@ use super::Fs;
 use super::attr::{self, Attr, Kind, StatFs, Time};
 use super::backing::Backing;
 use super::content::{Content, Segmented};
+use super::disk_cache::{DiskCache, DiskCacheStats};
 use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::latency::Latency;
@@ -42,6 +43,8 @@ pub struct FsStats {
     pub nodes: u64,
     /// Open files and directories.
     pub handles: u64,
+    /// The disk cache, if there is one.
+    pub disk_cache: Option<DiskCacheStats>,
 }
 
 impl Fs {
@@ -89,6 +92,7 @@ impl Fs {
             commits: self.writeback.commits.load(Ordering::Relaxed),
             nodes: self.nodes.len() as u64,
             handles: self.handles.len() as u64,
+            disk_cache: self.disk_cache.as_ref().map(DiskCache::stats),
         }
     }
 

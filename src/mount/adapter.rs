@@ -175,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let archive = Archive::open(dir.path(), Access::Read).expect("a plain directory");
         let fs = Fs::new(archive, FsOptions::default()).expect("file system");
-        let figures = Figures::new(&fs, dir.path(), None);
+        let figures = Figures::new(&fs, dir.path(), None, None);
         let adapter = Adapter::new(fs, true, Vec::new(), figures);
         let panicked: Result<(), Errno> = adapter.call("test", INodeNo::ROOT, |_| {
             assert!(in_call());

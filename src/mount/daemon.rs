@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::figures::Figures;
+use super::memory::{Budget, Governor, allocate_thriftily};
 use super::metrics::{Listening, MetricsAddr};
 use super::options::Options;
 use super::session::{Events, Mounted};
 use super::{MountError, check, logfile, privileges, spawn};
-use crate::fs::{Fs, FsOptions};
+use crate::fs::{DiskCacheOptions, Fs, FsOptions};
 use crate::pack::Defaults;
 use crate::pack::idle::{Idle, IdleSettings};
 use crate::pack::scrub::Scrub;
@@ -30,6 +31,10 @@ pub struct MountSettings {
     pub options: Options,
     /// Bytes of decoded blocks to keep.
     pub cache_bytes: u64,
+    /// Bytes of memory for all together, if there is a limit.
+    pub memory_limit: Option<u64>,
+    /// Where decoded blocks are kept beyond this mount, if anywhere.
+    pub disk_cache: Option<DiskCacheOptions>,
     /// Bytes in a block of new files, and of packed ones.
     pub block_size: u32,
     /// Profile that packing uses unless told otherwise.
@@ -47,6 +52,9 @@ pub struct MountSettings {
 /// # Errors
 /// What keeps the mount from coming up; after that, only a failure of the last commit.
 pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
+    if settings.memory_limit.is_some() {
+        allocate_thriftily();
+    }
     let background = spawn::in_background();
     if background {
         spawn::leave_session().map_err(refused)?;
@@ -78,12 +86,16 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         // An unknown profile is better told now than in the log.
         archive.models().profile(&settings.profile)?;
     }
-    let (cache_bytes, block_size) = (settings.cache_bytes, settings.block_size);
+    let budget = Budget::new(settings.memory_limit, settings.cache_bytes);
+    archive.library().starts().set_limit(budget.starts);
     let fs = Fs::new(
         archive,
         FsOptions {
-            cache_bytes,
-            block_size,
+            cache_bytes: budget.cache,
+            block_size: settings.block_size,
+            total_dirty_bytes: budget.dirty,
+            file_dirty_bytes: FsOptions::default().file_dirty_bytes.min(budget.dirty / 4),
+            disk_cache: settings.disk_cache.clone(),
             ..FsOptions::default()
         },
     )
@@ -91,7 +103,10 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
 
     let events = Events::new().map_err(refused)?;
     let addr = metrics.as_ref().map(|m| m.addr);
-    let figures = Figures::new(&fs, &settings.mountpoint, addr);
+    let limit = settings.memory_limit;
+    let figures = Figures::new(&fs, &settings.mountpoint, addr, limit);
+    let govern = |limit| Governor::start(&fs, limit).map_err(refused);
+    let _governor = limit.map(govern).transpose()?;
     let mounted = Mounted::mount(settings, &fs, &figures, read_only, &events)?;
     let scrub = match settings.scrub.filter(|_| !read_only) {
         Some(every) => Some(Scrub::start(Arc::clone(&fs), every).map_err(refused)?),

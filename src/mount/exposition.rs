@@ -14,6 +14,10 @@ pub(super) fn exposition(status: &Status) -> String {
     out.gauge("vortex_uptime_seconds", "Time since the mount.", s.uptime);
     let text = "Resident memory of the daemon.";
     out.gauge("vortex_resident_bytes", text, s.memory.resident);
+    if let Some(limit) = s.memory.limit {
+        let text = "What that is to stay below.";
+        out.gauge("vortex_memory_limit_bytes", text, limit);
+    }
     let text = "Requests that were answered.";
     out.counter("vortex_requests_total", text, s.requests.served);
     let text = "Requests under way.";
@@ -23,6 +27,7 @@ pub(super) fn exposition(status: &Status) -> String {
     let text = "Files and directories that the kernel knows.";
     out.gauge("vortex_nodes", text, s.requests.nodes);
     out.caches(&[("block", s.cache), ("start", s.starts)]);
+    out.disk_cache(s);
     out.decoding(s);
     let text = "Written bytes that are only in memory.";
     out.gauge("vortex_dirty_bytes", text, s.writes.dirty_bytes);
@@ -97,6 +102,24 @@ impl Exposition {
                 self.sample(name, &[("cache", cache)], of(figures));
             }
         }
+    }
+
+    fn disk_cache(&mut self, status: &Status) {
+        let Some(d) = &status.disk_cache else { return };
+        let text = "Bytes of the disk cache.";
+        self.gauge("vortex_disk_cache_bytes", text, d.bytes);
+        let text = "Bytes that it may have.";
+        self.gauge("vortex_disk_cache_limit_bytes", text, d.limit);
+        let text = "Blocks that it had.";
+        self.counter("vortex_disk_cache_hits_total", text, d.hits);
+        let text = "Blocks that had to be decoded.";
+        self.counter("vortex_disk_cache_misses_total", text, d.misses);
+        let text = "Blocks that were written to it.";
+        self.counter("vortex_disk_cache_stored_total", text, d.stored);
+        let text = "Blocks that made room for others.";
+        self.counter("vortex_disk_cache_evicted_total", text, d.evicted);
+        let text = "Files that were not what they should be.";
+        self.counter("vortex_disk_cache_damaged_total", text, d.damaged);
     }
 
     fn decoding(&mut self, status: &Status) {

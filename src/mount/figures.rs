@@ -8,7 +8,7 @@ use crate::fs::{BOUNDS, Fs, Latency};
 use crate::pack::idle::IdleView;
 use crate::pack::protocol::escape;
 use crate::pack::scrub::ScrubView;
-use crate::pack::status::{Bucket, Cache, Decode, Memory, Requests, Status, Writes};
+use crate::pack::status::{Bucket, Cache, Decode, DiskCache, Memory, Requests, Status, Writes};
 use crate::pack::tally::Tally;
 use crate::store::Access;
 
@@ -17,6 +17,7 @@ pub(super) struct Figures {
     fs: Arc<Fs>,
     mountpoint: String,
     metrics: Option<SocketAddr>,
+    memory_limit: Option<u64>,
     pub(super) tally: Arc<Tally>,
     /// Set when they have been started.
     pub(super) scrub: OnceLock<ScrubView>,
@@ -28,11 +29,13 @@ impl Figures {
         fs: &Arc<Fs>,
         mountpoint: &std::path::Path,
         metrics: Option<SocketAddr>,
+        memory_limit: Option<u64>,
     ) -> Arc<Figures> {
         Arc::new(Figures {
             fs: Arc::clone(fs),
             mountpoint: escape(mountpoint),
             metrics,
+            memory_limit,
             tally: Arc::default(),
             scrub: OnceLock::new(),
             idle: OnceLock::new(),
@@ -53,6 +56,7 @@ impl Figures {
             metrics: self.metrics.map(|addr| addr.to_string()),
             memory: Memory {
                 resident: resident(),
+                limit: self.memory_limit,
             },
             requests: Requests {
                 served: activity.served(),
@@ -62,7 +66,7 @@ impl Figures {
             },
             cache: Cache {
                 bytes: stats.cache_bytes,
-                limit: self.fs.options().cache_bytes,
+                limit: self.fs.cache_limit(),
                 hits: stats.cache_hits,
                 misses: stats.decoded_blocks,
             },
@@ -72,6 +76,15 @@ impl Figures {
                 hits: starts.hits(),
                 misses: starts.made(),
             },
+            disk_cache: stats.disk_cache.map(|d| DiskCache {
+                bytes: d.bytes,
+                limit: d.limit,
+                hits: d.hits,
+                misses: d.misses,
+                stored: d.stored,
+                evicted: d.evicted,
+                damaged: d.damaged,
+            }),
             decode: codecs.map(|(codec, took)| decode(*codec, took)).collect(),
             writes: Writes {
                 dirty_bytes: stats.dirty_bytes,

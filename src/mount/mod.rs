@@ -15,6 +15,7 @@ mod daemon;
 mod exposition;
 mod figures;
 mod logfile;
+mod memory;
 mod metrics;
 mod options;
 mod privileges;
@@ -27,6 +28,7 @@ mod umount;
 
 pub use check::{absolute, check_backing, check_mountpoint, hides_entries};
 pub use daemon::{MountSettings, serve};
+pub use memory::LEAST_MEMORY;
 pub use metrics::MetricsAddr;
 pub use options::{OptionError, Options};
 pub use spawn::{DAEMON_ENV, in_background, launch};

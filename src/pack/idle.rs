@@ -81,6 +81,7 @@ impl Idle {
             shared: Arc::clone(&shared),
             tally,
             settled: None,
+            looked: Duration::ZERO,
         };
         let thread = thread::Builder::new()
             .name("idle-pack".into())
@@ -154,6 +155,8 @@ struct Packer {
     tally: Arc<Tally>,
     /// None until the first look.
     settled: Option<Settled>,
+    /// How long the last look took, without the packing.
+    looked: Duration,
 }
 
 impl Packer {
@@ -162,7 +165,6 @@ impl Packer {
         let pause = (self.settings.after / 2).clamp(Duration::from_millis(200), PAUSE);
         let mut wait = pause;
         while self.shared.stop.sleep(wait) {
-            let begun = Instant::now();
             let ended = self.look();
             if let Some(settled) = &mut self.settled {
                 settled.keep(self.fs.archive(), true);
@@ -173,15 +175,12 @@ impl Packer {
                 Err(PackError::Cancelled) => return,
                 Err(e) => log::warn!("packing in the background: {e}"),
             }
-            *self.shared.state() = State {
-                is: IdleState::Waiting,
-                files: 0,
-                bytes: 0,
-                file: None,
-                file_bytes: 0,
-                ..std::mem::take(&mut *self.shared.state())
-            };
-            wait = pause.max(begun.elapsed() * 9);
+            let mut state = self.shared.state();
+            state.is = IdleState::Waiting;
+            (state.files, state.bytes) = (0, 0);
+            (state.file, state.file_bytes) = (None, 0);
+            drop(state);
+            wait = pause.max(self.looked * 9);
         }
     }
 
@@ -190,6 +189,7 @@ impl Packer {
         self.shared.state().is = IdleState::Looking;
         self.shared.state().looks += 1;
         self.shared.rester.begin();
+        let begun = Instant::now();
         let (fs, shared) = (Arc::clone(&self.fs), Arc::clone(&self.shared));
         let encoder = Encoder::new(&fs, None, &self.settings.defaults)?;
         let mut settled = (self.settled.take())
@@ -217,6 +217,7 @@ impl Packer {
         if all {
             settled.forget_missing();
         }
+        self.looked = begun.elapsed();
         let done = self.pack(&fs, idle, &encoder, &mut settled);
         self.settled = Some(settled);
         done

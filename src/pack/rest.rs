@@ -51,8 +51,8 @@ impl Rester {
         if self.is_wanted() || machine_is_loaded(1.0) {
             resting();
             let now = Instant::now();
-            self.while_wanted(now, worked);
             self.rests.fetch_add(1, Ordering::Relaxed);
+            self.while_wanted(now, worked);
             let rested = u64::try_from(now.elapsed().as_millis()).unwrap_or(0);
             self.rested.fetch_add(rested, Ordering::Relaxed);
         }

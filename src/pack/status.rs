@@ -28,6 +28,9 @@ pub struct Status {
     pub cache: Cache,
     /// The cache of start states.
     pub starts: Cache,
+    /// The disk cache of decoded blocks, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_cache: Option<DiskCache>,
     /// How long decoding a block took those who read it, by codec.
     pub decode: Vec<Decode>,
     /// What was written.
@@ -48,6 +51,9 @@ pub struct Status {
 pub struct Memory {
     /// Resident bytes of the process.
     pub resident: u64,
+    /// Bytes that it may have, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 /// Requests of users.
@@ -76,6 +82,26 @@ pub struct Cache {
     pub hits: u64,
     /// How often that had to be made.
     pub misses: u64,
+}
+
+/// A cache on a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskCache {
+    /// Bytes that its files take.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub limit: u64,
+    /// Blocks that it had.
+    pub hits: u64,
+    /// Blocks that had to be decoded.
+    pub misses: u64,
+    /// Blocks that were written to it.
+    pub stored: u64,
+    /// Blocks that made room for others.
+    pub evicted: u64,
+    /// Files that were not what they should be, and went.
+    pub damaged: u64,
 }
 
 /// Decoding with one codec.

@@ -38,7 +38,9 @@ impl Tally {
     pub fn count(&self, report: &FileReport, direction: Direction) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         match (report.outcome, direction) {
-            (FileOutcome::Done, Direction::Pack) if report.after >= report.before => sums.left += 1,
+            (FileOutcome::Done, Direction::Pack) if report.after >= report.logical => {
+                sums.left += 1
+            }
             (FileOutcome::Done, Direction::Pack) => {
                 sums.packed += 1;
                 sums.logical += report.logical;

@@ -210,6 +210,13 @@ impl Segment {
         &self.directory.starts
     }
 
+    /// Takes the table of an earlier opening, whose states others may know by its number, if it says the same.
+    pub fn share_starts(&mut self, earlier: &Arc<Starts>) {
+        if *earlier == self.directory.starts {
+            self.directory.starts = Arc::clone(earlier);
+        }
+    }
+
     /// Whether a start state is made of this payload, which then stays when the block is overwritten.
     #[must_use]
     pub fn is_key(&self, entry: &BlockEntry) -> bool {

@@ -46,7 +46,10 @@ pub fn decode_stored(
 }
 
 /// Decodes a payload whose checksum was good, and checks the decoded bytes.
-pub(super) fn decode_payload(
+///
+/// # Errors
+/// As [`decode_entry`].
+pub fn decode_payload(
     storage: &dyn Storage,
     starts: &Starts,
     block: u64,

@@ -30,7 +30,7 @@ mod write;
 mod tests;
 
 pub use archive::{Access, Archive, is_trusted};
-pub use decode::{decode_entry, decode_stored};
+pub use decode::{decode_entry, decode_payload, decode_stored};
 pub use error::StoreError;
 pub use key_run::{KeyRun, Primer};
 pub use library::{BadCopy, Library, Thing};

@@ -10,7 +10,7 @@ use lru::LruCache;
 
 use super::error::StoreError;
 use crate::codec::{PrimerId, Start};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of states that are kept unless something else is said.
@@ -43,7 +43,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct StartCache {
     inner: Mutex<Inner>,
-    limit: usize,
+    limit: AtomicUsize,
     hits: AtomicU64,
     made: AtomicU64,
 }
@@ -69,7 +69,7 @@ impl StartCache {
         };
         StartCache {
             inner: Mutex::new(inner),
-            limit,
+            limit: AtomicUsize::new(limit),
             hits: AtomicU64::new(0),
             made: AtomicU64::new(0),
         }
@@ -84,7 +84,12 @@ impl StartCache {
     /// Bytes that it holds at most.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From the next state on it holds at most so many bytes.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// How often a state was at hand.
@@ -159,7 +164,8 @@ impl StartCache {
 
     fn insert(&self, key: Key, state: &Arc<Start>) {
         let cost = state.memory();
-        if cost > self.limit {
+        let limit = self.limit();
+        if cost > limit {
             return;
         }
         let mut inner = lock(&self.inner);
@@ -167,7 +173,7 @@ impl StartCache {
         if let Some(old) = inner.states.put(key, Arc::clone(state)) {
             inner.bytes -= old.memory();
         }
-        while inner.bytes > self.limit {
+        while inner.bytes > limit {
             let Some((_, old)) = inner.states.pop_lru() else {
                 break;
             };

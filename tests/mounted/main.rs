@@ -11,6 +11,7 @@ mod faults;
 mod full;
 mod hostile;
 mod idle;
+mod limits;
 mod pack;
 mod power;
 mod refusals;

@@ -4,6 +4,8 @@ mod attributes;
 mod concurrency;
 mod content;
 mod damage;
+mod decode_once;
+mod disk_cache;
 mod durability;
 mod names;
 mod readahead;

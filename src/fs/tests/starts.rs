@@ -7,7 +7,7 @@ use crate::segment::Segment;
 use crate::store::{KeyRun, SealReport};
 
 /// Blocks that have much in common and nothing that a block could know by itself.
-fn alike(blocks: usize, seed: u64) -> Vec<u8> {
+pub(super) fn alike(blocks: usize, seed: u64) -> Vec<u8> {
     let mut x = 0x9e37_79b9_7f4a_7c15u64;
     let mut step = |seed: u64| {
         x = x.wrapping_add(seed).wrapping_mul(0xd129_0df5_9a3c_7f1b);
