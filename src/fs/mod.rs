@@ -32,6 +32,7 @@ mod handles;
 mod latency;
 mod namespace;
 mod nodes;
+mod permits;
 mod read;
 mod readahead;
 mod rename;
@@ -77,6 +78,7 @@ use disk_cache::DiskCache;
 use handles::Handles;
 use latency::Histogram;
 use nodes::{Node, Nodes};
+use permits::Permits;
 use readahead::ReadAhead;
 use sync::read;
 use writeback::Writeback;
@@ -98,6 +100,8 @@ pub struct FsOptions {
     pub commit_closed_after: Duration,
     /// Threads that encode blocks for one file.
     pub jobs: usize,
+    /// Threads that decode neural blocks at a time, if they are to be few: each takes some 50 MiB meanwhile, and then keeps nothing.
+    pub decoders: Option<usize>,
     /// Where decoded blocks are kept beyond this process, if anywhere.
     pub disk_cache: Option<DiskCacheOptions>,
 }
@@ -114,6 +118,7 @@ impl Default for FsOptions {
             jobs: std::thread::available_parallelism()
                 .map_or(1, usize::from)
                 .min(8),
+            decoders: None,
             disk_cache: None,
         }
     }
@@ -134,6 +139,7 @@ pub struct Fs {
     readahead: ReadAhead,
     activity: Activity,
     disk_cache: Option<DiskCache>,
+    decoders: Option<Permits>,
     /// By codec, how long decoding a block took those who wanted it.
     decoding: [Histogram; CodecId::ALL.len()],
     /// Itself, for threads that must not keep it alive.
@@ -171,6 +177,7 @@ impl Fs {
             readahead: ReadAhead::default(),
             activity: Activity::default(),
             disk_cache,
+            decoders: options.decoders.map(Permits::new),
             decoding: Default::default(),
             this: Weak::clone(this),
             archive,

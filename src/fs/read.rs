@@ -13,9 +13,11 @@ use super::disk_cache::name_of;
 use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::nodes::Node;
+use super::permits::Permits;
 use super::sync::{read, write};
 use super::{Fs, content};
 use crate::codec::CodecId;
+use crate::codec::neural::forget_thread_memory;
 use crate::segment::{BlockEntry, Starts, Storage, read_payload};
 use crate::store::{Access, StoreError, decode_payload};
 use crate::sync::atomic::Ordering;
@@ -192,9 +194,7 @@ impl Fs {
             if let Some(data) = disk_cache.and_then(|(cache, name)| cache.get(&name, entry)) {
                 return Ok(data);
             }
-            let (storage, starts) = (&*source.storage, &*source.starts);
-            let library = self.archive.library();
-            let data = decode_payload(storage, starts, block, entry, &payload, library)?;
+            let data = self.decode(source, block, entry, &payload)?;
             if let Some((cache, name)) = disk_cache {
                 cache.put(name, &data);
             }
@@ -210,6 +210,25 @@ impl Fs {
                 .get(key)
                 .map_or_else(|| decode().map(Arc::new), Ok),
         }
+    }
+
+    /// Decodes, where memory is short with few others at a time.
+    fn decode(
+        &self,
+        source: &Source,
+        block: u64,
+        entry: &BlockEntry,
+        payload: &[u8],
+    ) -> Result<Vec<u8>> {
+        let few = (self.decoders.as_ref()).filter(|_| entry.codec == CodecId::Neural);
+        let permit = few.map(Permits::take);
+        let (storage, starts) = (&*source.storage, &*source.starts);
+        let library = self.archive.library();
+        let decoded = decode_payload(storage, starts, block, entry, payload, library);
+        if permit.is_some() {
+            forget_thread_memory();
+        }
+        Ok(decoded?)
     }
 
     /// Whether the cache has the block.

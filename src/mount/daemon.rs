@@ -95,6 +95,7 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
             block_size: settings.block_size,
             total_dirty_bytes: budget.dirty,
             file_dirty_bytes: FsOptions::default().file_dirty_bytes.min(budget.dirty / 4),
+            decoders: budget.decoders,
             disk_cache: settings.disk_cache.clone(),
             ..FsOptions::default()
         },

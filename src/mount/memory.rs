@@ -15,9 +15,11 @@ use crate::fs::{Fs, FsOptions};
 use crate::store::DEFAULT_START_BYTES;
 
 /// The least that a daemon can do with: `--memory-limit` must not be lower.
-pub const LEAST_MEMORY: u64 = 96 << 20;
+pub const LEAST_MEMORY: u64 = 256 << 20;
 /// What threads, models and requests under way need.
 const OWN: u64 = 64 << 20;
+/// What one who encodes or decodes neural blocks needs: the state of the codec, and one that a block starts from.
+const CODEC: u64 = 48 << 20;
 /// The cache is never made smaller than this.
 const LEAST_CACHE: u64 = 2 << 20;
 /// How often it looks at the resident size.
@@ -32,6 +34,8 @@ pub(super) struct Budget {
     pub(super) starts: usize,
     /// Written bytes that are not stored.
     pub(super) dirty: u64,
+    /// Threads that decode neural blocks at a time, if they have to be few.
+    pub(super) decoders: Option<usize>,
 }
 
 impl Budget {
@@ -43,16 +47,21 @@ impl Budget {
                 cache,
                 starts: DEFAULT_START_BYTES,
                 dirty: usual,
+                decoders: None,
             };
         };
-        let shared = limit.saturating_sub(OWN);
+        let more = limit.saturating_sub(LEAST_MEMORY) / (128 << 20);
+        let decoders = 1 + more.min(7);
+        // One more is the packer.
+        let rest = limit.saturating_sub(OWN + (decoders + 1) * CODEC);
         // Encoding takes a block once more.
-        let dirty = (shared / 8).min(usual);
-        let starts = (shared / 4).min(DEFAULT_START_BYTES as u64);
+        let dirty = (rest / 8).min(usual);
+        let starts = (rest / 2).min(DEFAULT_START_BYTES as u64);
         Budget {
-            cache: cache.min(shared - starts - 2 * dirty),
+            cache: cache.min(rest - starts - 2 * dirty),
             starts: usize::try_from(starts).unwrap_or(DEFAULT_START_BYTES),
             dirty,
+            decoders: usize::try_from(decoders).ok(),
         }
     }
 }
@@ -145,13 +154,13 @@ mod tests {
 
     #[test]
     fn shares_fit_into_the_limit_and_the_cache_is_as_small_as_asked_for() {
-        for limit in [LEAST_MEMORY, 128 << 20, 256 << 20, 1 << 30, 1 << 40] {
+        for limit in [LEAST_MEMORY, 300 << 20, 384 << 20, 1 << 30, 1 << 40] {
             let b = Budget::new(Some(limit), u64::MAX);
-            assert!(
-                b.cache + b.starts as u64 + 2 * b.dirty + OWN <= limit,
-                "{b:?}"
-            );
-            assert!(b.cache >= LEAST_CACHE && b.starts >= 8 << 20 && b.dirty >= 4 << 20);
+            let codecs = (b.decoders.unwrap() as u64 + 1) * CODEC;
+            let all = b.cache + b.starts as u64 + 2 * b.dirty + codecs + OWN;
+            assert!(all <= limit, "{b:?}");
+            // Two start states, and some blocks of the largest size.
+            assert!(b.cache >= 20 << 20 && b.starts >= 46 << 20 && b.dirty >= 8 << 20);
             assert_eq!(Budget::new(Some(limit), 1 << 20).cache, 1 << 20);
         }
         let free = Budget::new(None, 256 << 20);

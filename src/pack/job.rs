@@ -41,7 +41,15 @@ pub fn run(
     let threads = job
         .jobs
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
-        .clamp(1, 1024);
+        // Each needs much memory; where that is short, one after another.
+        .clamp(
+            1,
+            if fs.options().decoders.is_some() {
+                1
+            } else {
+                1024
+            },
+        );
     // A profile that is not there, or a block size that cannot be, is told before the tree is walked.
     let encoder = match direction {
         Direction::Pack => Some(Encoder::new(fs, Some(job), defaults)?),

@@ -47,6 +47,7 @@ fn mount(backing: &Path) -> Arc<Fs> {
         commit_after: Duration::from_secs(3600),
         commit_closed_after: Duration::from_secs(3600),
         jobs: 2,
+        decoders: None,
         disk_cache: None,
     };
     Fs::new(archive, options).expect("mount")

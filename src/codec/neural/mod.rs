@@ -95,6 +95,11 @@ pub fn thread_memory() -> usize {
     })
 }
 
+/// Gives back the memory that this thread keeps between blocks.
+pub fn forget_thread_memory() {
+    SCRATCH.with_borrow_mut(|scratch| *scratch = None);
+}
+
 /// Encodes `data`, cold or from a start state, with a network or without.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
     let plan = match start {

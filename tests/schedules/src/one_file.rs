@@ -51,6 +51,7 @@ fn open(dir: &Path, access: Access) -> Arc<Fs> {
         commit_after: Duration::ZERO,
         commit_closed_after: Duration::ZERO,
         jobs: 1,
+        decoders: None,
         disk_cache: None,
     };
     Fs::new(Archive::open(dir, access).unwrap(), options).unwrap()
