@@ -158,7 +158,7 @@ pub fn run(plan: &Plan<'_>) -> Result<Report> {
             Workload::Ingest => bench.ingest()?,
             Workload::Logger => bench.logger()?,
             Workload::Warm => bench.warm()?,
-            Workload::Cache => bench.from_cache()?,
+            Workload::Cache => bench.cached()?,
             Workload::Cold => bench.cold()?,
             Workload::Plain => bench.plain()?,
             Workload::Metadata => bench.metadata()?,

@@ -51,7 +51,7 @@ impl<'a> Bench<'a> {
     }
 
     /// From the daemon's cache: the system's page cache is told to forget each file first. Beside ext4 whose disk is in memory.
-    pub(super) fn from_cache(&self) -> Result<Vec<Figure>> {
+    pub(super) fn cached(&self) -> Result<Vec<Figure>> {
         // As many files as fit the cache.
         let (mut files, mut room) = (Vec::new(), self.plan.cache_bytes * 3 / 4);
         for file in &self.files {
