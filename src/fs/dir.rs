@@ -11,10 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Dir, FileType};
 
 use super::Fs;
-use super::attr::Kind;
-use super::backing::{InodeKey, stat_entry};
+use super::attr::{Attr, Kind};
+use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::Result;
 use super::handles::Fh;
+use super::namespace::backing_name;
 use super::nodes::{Node, NodeId};
 use super::sync::{lock, read};
 use crate::store::names;
@@ -33,6 +34,8 @@ pub struct DirEntry {
     pub kind: Kind,
     /// Logical name.
     pub name: OsString,
+    /// How it is kept.
+    form: names::Kind,
 }
 
 /// All entries as they were when the listing began.
@@ -57,6 +60,34 @@ impl Fs {
         Ok(rest.get(..MAX_ENTRIES).unwrap_or(rest).to_vec())
     }
 
+    /// As [`Fs::lookup`] of an entry that was listed, in fewer system calls.
+    ///
+    /// # Errors
+    /// As [`Fs::lookup`].
+    pub fn lookup_listed(&self, parent: NodeId, entry: &DirEntry) -> Result<(NodeId, Attr)> {
+        {
+            let _names = read(&self.namespace);
+            let dir = self.node(parent)?;
+            let _entries = read(&dir.entries);
+            let raw = backing_name(&entry.name, entry.form);
+            // Whatever has changed since is found out by looking it up.
+            if let Ok((backing, stat)) = Backing::open(dir.backing().as_fd(), &raw, entry.form)
+                && Kind::of(&stat) == entry.kind
+            {
+                let node = self.nodes.intern(backing, entry.kind);
+                if node.kind == Kind::File {
+                    lock(&node.name).clone_from(&entry.name);
+                }
+                let attr = self
+                    .refresh(&node)
+                    .and_then(|()| self.attr_by(&node, &stat))
+                    .inspect_err(|_| self.nodes.forget(node.id, 1))?;
+                return Ok((node.id, attr));
+            }
+        }
+        self.lookup(parent, &entry.name)
+    }
+
     fn list(&self, dir: &Node) -> Result<Listing> {
         let _names = read(&self.namespace);
         let _entries = read(&dir.entries);
@@ -77,6 +108,7 @@ impl Fs {
                     offset: 0,
                     kind: Kind::Dir,
                     name: raw.to_os_string(),
+                    form: names::Kind::Other,
                 });
                 continue;
             }
@@ -101,6 +133,7 @@ impl Fs {
                 offset: 0,
                 kind,
                 name: name.clone(),
+                form,
             };
             match known.get_mut(&name) {
                 None => {

@@ -54,12 +54,22 @@ impl Fs {
     /// Up to `len` bytes from `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// `EIO` if a block of the range is damaged; `EBADF` if the file is not open for reading.
+    /// As [`Fs::read_into`].
     pub fn read(&self, fh: Fh, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut out = vec![0; len.min(MAX_READ)];
+        let n = self.read_into(fh, offset, &mut out)?;
+        out.truncate(n);
+        Ok(out)
+    }
+
+    /// Fills `out` with what lies at `offset`; answers how many bytes that are, fewer than fit only at the end of the file.
+    ///
+    /// # Errors
+    /// `EIO` if a block of the range is damaged; `EBADF` if the file is not open for reading.
+    pub fn read_into(&self, fh: Fh, offset: u64, out: &mut [u8]) -> Result<usize> {
         let file = self.handles.readable(fh)?;
-        let len = len.min(MAX_READ);
-        let ahead = file.is_sequential(offset, len);
-        self.read_pieces(&file.node, offset, len, Caching::Keep, ahead)
+        let ahead = file.is_sequential(offset, out.len());
+        self.read_pieces(&file.node, offset, out, Caching::Keep, ahead)
     }
 
     pub(super) fn read_node(
@@ -69,7 +79,10 @@ impl Fs {
         len: usize,
         caching: Caching,
     ) -> Result<Vec<u8>> {
-        self.read_pieces(node, offset, len, caching, false)
+        let mut out = vec![0; len];
+        let n = self.read_pieces(node, offset, &mut out, caching, false)?;
+        out.truncate(n);
+        Ok(out)
     }
 
     /// Reads; what follows is decoded `ahead` if the reader is expected to go on.
@@ -77,16 +90,17 @@ impl Fs {
         &self,
         node: &Arc<Node>,
         offset: u64,
-        len: usize,
+        out: &mut [u8],
         caching: Caching,
         ahead: bool,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<usize> {
+        let len = out.len();
         for attempt in 0.. {
             self.load(node, false)?;
             let content = read(&node.content);
             let (pieces, next, source) = match &*content {
                 Content::Closed => continue,
-                Content::Plain(plain) => return read_plain(&plain.file, offset, len),
+                Content::Plain(plain) => return read_plain(&plain.file, offset, out),
                 Content::Segment(open) => match open.plan(offset, len) {
                     Ok(pieces) => {
                         let next = if ahead {
@@ -115,8 +129,8 @@ impl Fs {
                 self.read_ahead(&source, &pieces, &next);
             }
             let held = (attempt >= RETRIES).then_some(content);
-            let failed = match self.assemble(&pieces, &source, len, caching) {
-                Ok(bytes) => return Ok(bytes),
+            let failed = match self.assemble(&pieces, &source, out, caching) {
+                Ok(n) => return Ok(n),
                 Err(failed) => failed,
             };
             if held.is_none() && self.changed_since(node, &failed) {
@@ -132,23 +146,21 @@ impl Fs {
         Err(FsError::Internal)
     }
 
+    /// Puts the pieces into `out`, one after the other; answers their length.
     fn assemble(
         &self,
         pieces: &[Piece],
         source: &Source,
-        len: usize,
+        out: &mut [u8],
         caching: Caching,
-    ) -> std::result::Result<Vec<u8>, Unreadable> {
-        let mut out = Vec::with_capacity(len.min(pieces.len().saturating_mul(1 << 20)));
+    ) -> std::result::Result<usize, Unreadable> {
+        let mut at = 0;
         for piece in pieces {
-            let start_of = out.len();
-            match piece {
-                Piece::Zeros(len) => out.resize(start_of + len, 0),
-                Piece::Memory { data, start, len } => {
-                    let from = data.get(*start..).unwrap_or_default();
-                    out.extend_from_slice(from.get(..*len).unwrap_or(from));
-                    out.resize(start_of + len, 0);
-                }
+            // A plan is never longer than what is read.
+            let rest = out.get_mut(at..).unwrap_or_default();
+            at += match piece {
+                Piece::Zeros(len) => put(rest, &[], 0, *len),
+                Piece::Memory { data, start, len } => put(rest, data, *start, *len),
                 Piece::Stored {
                     block,
                     entry,
@@ -162,15 +174,11 @@ impl Fs {
                                 entry: *entry,
                                 error,
                             })?;
-                    let from = content::visible(entry, &decoded)
-                        .get(*start..)
-                        .unwrap_or_default();
-                    out.extend_from_slice(from.get(..*len).unwrap_or(from));
-                    out.resize(start_of + len, 0);
+                    put(rest, content::visible(entry, &decoded), *start, *len)
                 }
-            }
+            };
         }
-        Ok(out)
+        Ok(at)
     }
 
     /// The decoded bytes of a stored block, from the cache if it has them.
@@ -265,10 +273,20 @@ pub(super) fn source(node: &Node, open: &content::Segmented) -> Source {
     }
 }
 
-fn read_plain(file: &std::fs::File, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut buf = vec![0; len];
+/// Puts `len` bytes of `data` from `start` on, and zeros where it has none, at the beginning of `out`; answers how many fit.
+fn put(out: &mut [u8], data: &[u8], start: usize, len: usize) -> usize {
+    let len = len.min(out.len());
+    let (out, _) = out.split_at_mut(len);
+    let from = data.get(start..).unwrap_or_default();
+    let (filled, zeros) = out.split_at_mut(from.len().min(len));
+    filled.copy_from_slice(from.get(..filled.len()).unwrap_or_default());
+    zeros.fill(0);
+    len
+}
+
+fn read_plain(file: &std::fs::File, offset: u64, out: &mut [u8]) -> Result<usize> {
     let mut done = 0;
-    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+    while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match FileExt::read_at(file, rest, offset.saturating_add(done as u64)) {
             Ok(0) => break,
             Ok(n) => done += n,
@@ -276,6 +294,5 @@ fn read_plain(file: &std::fs::File, offset: u64, len: usize) -> Result<Vec<u8>> 
             Err(e) => return Err(e.into()),
         }
     }
-    buf.truncate(done);
-    Ok(buf)
+    Ok(done)
 }

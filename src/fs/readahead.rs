@@ -1,4 +1,4 @@
-//! Read-ahead: decodes neural blocks that will be wanted next on threads of their own, so that a sequential reader has all cores.
+//! Read-ahead: decodes blocks that will be wanted next on threads of their own, so that a sequential reader has all cores.
 //!
 //! What is decoded ahead goes through the cache like any read: a reader that comes meanwhile waits for it, one that comes first
 //! decodes it itself. Nobody waits for what is only planned; what does not fit the queue is not read ahead.
@@ -70,7 +70,12 @@ impl ReadAhead {
             return;
         }
         for job in jobs {
-            if state.jobs.len() >= 2 * threads {
+            // What nobody wants in the end should not have cost much.
+            let most = match job.entry.codec {
+                CodecId::Neural => 2 * threads,
+                _ => 16 * threads,
+            };
+            if state.jobs.len() >= most {
                 break;
             }
             state.jobs.push_back(job);
@@ -145,7 +150,7 @@ impl Fs {
         };
         let jobs = later.iter().chain(next).filter_map(|piece| match piece {
             Piece::Stored { block, entry, .. }
-                if entry.codec == CodecId::Neural && !self.has_decoded(source, entry) =>
+                if entry.codec != CodecId::Raw && !self.has_decoded(source, entry) =>
             {
                 Some(Job {
                     source: Arc::clone(source),
@@ -157,7 +162,24 @@ impl Fs {
         });
         let mut jobs = jobs.peekable();
         if jobs.peek().is_some() {
+            expect(source, pieces);
             self.readahead.submit(&self.this, jobs, self.options.jobs);
         }
+    }
+}
+
+/// Lets the disk fetch the payloads of all pieces at once, where they lie close together.
+fn expect(source: &Source, pieces: &[Piece]) {
+    let (mut from, mut to, mut sum) = (u64::MAX, 0, 0);
+    for piece in pieces {
+        if let Piece::Stored { entry, .. } = piece {
+            from = from.min(entry.range().start);
+            to = to.max(entry.range().end);
+            sum += u64::from(entry.len);
+        }
+    }
+    let len = to.saturating_sub(from);
+    if len > 0 && len <= 2 * sum {
+        source.storage.will_need(from, len);
     }
 }

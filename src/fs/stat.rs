@@ -97,9 +97,13 @@ impl Fs {
     }
 
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
+        self.attr_by(node, &node.backing().stat()?)
+    }
+
+    /// The same where the backing inode's attributes are known.
+    pub(super) fn attr_by(&self, node: &Arc<Node>, stat: &Stat) -> Result<Attr> {
         let backing = node.backing();
-        let stat = backing.stat()?;
-        let mut attr = attr::from_stat(&stat, node.ino);
+        let mut attr = attr::from_stat(stat, node.ino);
         attr.ctime = shown_ctime(node, attr.ctime);
         if node.id == NodeId::ROOT && self.archive.private_fd().is_some() {
             // The private directory's `..`.
@@ -120,7 +124,7 @@ impl Fs {
         if stat.st_size == 0 {
             return Ok(attr);
         }
-        let summary = self.peek(node, &backing, &stat)?;
+        let summary = self.peek(node, &backing, stat)?;
         attr.size = summary.map_or(0, |s| s.logical_size);
         attr.blksize = summary.map_or(attr.blksize, |s| s.block_size);
         Ok(attr)

@@ -1,5 +1,6 @@
 //! One thin method a FUSE request.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +9,10 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
@@ -26,6 +27,23 @@ const MAX_IO: u32 = 1 << 20;
 
 /// Begins the names of access control lists among extended attributes.
 const ACL_PREFIX: &[u8] = b"system.posix_acl_";
+
+thread_local! {
+    /// What this thread reads into. Kept, since the system would clear new memory for every long read.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with this thread's buffer of `size` bytes, which hold anything.
+fn with_buffer(size: u32, f: impl FnOnce(&mut [u8])) {
+    // The kernel asks for no more than it was told.
+    let size = size.min(MAX_IO) as usize;
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        f(buffer.get_mut(..size).unwrap_or_default());
+    });
+}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -216,7 +234,14 @@ impl Filesystem for Adapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.call("open", ino, |fs| fs.open(node(ino), positional(flags.0))) {
-            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(fh) => {
+                let mut how = FopenFlags::FOPEN_KEEP_CACHE;
+                if flags.acc_mode() == OpenAccMode::O_RDONLY {
+                    // Closing it has nothing to tell.
+                    how |= FopenFlags::FOPEN_NOFLUSH;
+                }
+                reply.opened(FileHandle(fh.0), how);
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -232,10 +257,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.call("read", ino, |fs| fs.read(handle(fh), offset, size as usize)) {
-            Ok(data) => reply.data(&data),
-            Err(errno) => reply.error(errno),
-        }
+        with_buffer(size, |buffer| {
+            match self.call("read", ino, |fs| fs.read_into(handle(fh), offset, buffer)) {
+                Ok(n) => reply.data(buffer.get(..n).unwrap_or_default()),
+                Err(errno) => reply.error(errno),
+            }
+        });
     }
 
     fn write(
@@ -345,7 +372,7 @@ impl Filesystem for Adapter {
                 self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
                     .map(|attr| (NodeId(e.ino), attr))
             } else {
-                self.call("lookup", ino, |fs| fs.lookup(node(ino), &e.name))
+                self.call("lookup", ino, |fs| fs.lookup_listed(node(ino), e))
             };
             let (id, attr) = match found {
                 Ok(found) => found,

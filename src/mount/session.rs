@@ -21,11 +21,12 @@ use super::{MountError, table, umount};
 use crate::fs::Fs;
 use crate::pack::protocol;
 
-/// Threads that answer the kernel. They decode inline, so there are more than cores: some wait for the disk.
-const THREADS: usize = 8;
-
-/// With fewer left the mount would soon hang.
-const FEWEST_THREADS: usize = 4;
+/// Threads that answer the kernel. They decode inline, so there are more than cores: some wait for the disk. Each of many would
+/// be asleep when its turn comes, since the kernel goes round: four answer twice as many short requests a second as eight.
+fn threads() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (2 * cores).clamp(4, 16)
+}
 
 /// How long a daemon told to end waits for those who still have files open.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -173,7 +174,7 @@ fn session(
     };
     let identity = serde_json::to_vec(&identity).map_err(|e| MountError::Refused(e.to_string()))?;
     let mut config = Config::default();
-    config.n_threads = Some(THREADS);
+    config.n_threads = Some(threads());
     config.acl = if settings.options.allow_other {
         SessionACL::All
     } else {
@@ -233,9 +234,10 @@ fn end_on_signals(happen: Sender<Happening>) -> io::Result<()> {
 }
 
 /// Logs panics. One outside a call of ours is fuser's: 0.18 cannot read times near the lower end of 64 bits, and the
-/// thread that tried is lost together with its request. Before all are, the daemon ends, which frees who waits.
+/// thread that tried is lost together with its request. When half of them are, the daemon ends, which frees who waits.
 fn end_without_threads(happen: Sender<Happening>) {
-    let left = AtomicUsize::new(THREADS);
+    let fewest = threads() / 2;
+    let left = AtomicUsize::new(threads());
     std::panic::set_hook(Box::new(move |info| {
         let thread = thread::current();
         let name = thread.name().unwrap_or_default();
@@ -243,7 +245,7 @@ fn end_without_threads(happen: Sender<Happening>) {
         log::error!("internal error in thread {name}: {text}");
         if name.starts_with("fuser-")
             && !in_call()
-            && left.fetch_sub(1, Ordering::Relaxed) <= FEWEST_THREADS
+            && left.fetch_sub(1, Ordering::Relaxed) <= fewest
         {
             log::error!("too many requests went wrong; unmounting");
             let _ = happen.send(Happening::ToldToEnd);
