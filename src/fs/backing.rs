@@ -193,6 +193,11 @@ pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &Fil
     Ok(fs::futimens(to, &times)?)
 }
 
+/// Files that this process may have open.
+pub(super) fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Lets this process open as many files as it is allowed: every node that the kernel knows holds one open.
 pub fn raise_file_limit() {
     const ENOUGH: u64 = 1 << 20;

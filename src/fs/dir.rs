@@ -65,6 +65,7 @@ impl Fs {
     /// # Errors
     /// As [`Fs::lookup`].
     pub fn lookup_listed(&self, parent: NodeId, entry: &DirEntry) -> Result<(NodeId, Attr)> {
+        self.nodes.throttle();
         {
             let _names = read(&self.namespace);
             let dir = self.node(parent)?;
@@ -75,9 +76,7 @@ impl Fs {
                 && Kind::of(&stat) == entry.kind
             {
                 let node = self.nodes.intern(backing, entry.kind);
-                if node.kind == Kind::File {
-                    lock(&node.name).clone_from(&entry.name);
-                }
+                node.set_name(dir.id, &entry.name);
                 let attr = self
                     .refresh(&node)
                     .and_then(|()| self.attr_by(&node, &stat))

@@ -331,7 +331,7 @@ impl Fs {
         namespace::take_over(dir, backing_name, form, mode, caller)
             .map(|(backing, kind)| {
                 let node = self.nodes.intern(backing, kind);
-                *lock(&node.name) = name.to_os_string();
+                node.set_name(dir.id, name);
                 *lock(&node.new_in) = Some(dir.backing());
                 node
             })

@@ -48,6 +48,7 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -61,7 +62,7 @@ pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};
 pub use handles::Fh;
 pub use latency::{BOUNDS, Latency};
-pub use nodes::NodeId;
+pub use nodes::{Crowd, NodeId};
 pub use rename::RenameFlags;
 pub use repack::Snapshot;
 pub use stat::FsStats;
@@ -168,7 +169,11 @@ impl Fs {
             None => None,
         };
         let fs = Arc::new_cyclic(|this| Fs {
-            nodes: Nodes::new(root),
+            // The rest is for files that are open.
+            nodes: Nodes::new(
+                root,
+                usize::try_from(backing::file_limit() / 2).unwrap_or(usize::MAX),
+            ),
             handles: Handles::default(),
             cache: BlockCache::new(options.cache_bytes),
             namespace: RwLock::new(()),
@@ -239,6 +244,18 @@ impl Fs {
             at = self.nodes.get(looked_up?.0)?;
         }
         Ok(at.id)
+    }
+
+    /// Tells when there are so many nodes that some should be forgotten.
+    #[must_use]
+    pub fn crowd(&self) -> Arc<Crowd> {
+        Arc::clone(&self.nodes.crowd)
+    }
+
+    /// Names, each with its directory's node, that whoever looked them up should forget, because there are too many.
+    #[must_use]
+    pub fn dispensable(&self) -> Vec<(NodeId, OsString)> {
+        self.nodes.dispensable()
     }
 
     fn node(&self, id: NodeId) -> Result<Arc<Node>> {

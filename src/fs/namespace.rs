@@ -45,6 +45,7 @@ impl Fs {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<(NodeId, Attr)> {
+        self.nodes.throttle();
         let _names = read(&self.namespace);
         let dir = self.node(parent)?;
         dir.require_dir()?;
@@ -319,9 +320,7 @@ impl Fs {
                 self.nodes.intern(backing, kind)
             }
         };
-        if node.kind == Kind::File {
-            *lock(&node.name) = name.to_os_string();
-        }
+        node.set_name(dir.id, name);
         Ok(node)
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! A node lives while it was looked up more often than forgotten, is open, or has content to store. The inode number that
 //! it shows never changes meanwhile, even when a swap replaces the backing inode, and no two nodes show the same.
+//!
+//! Each holds a descriptor, of which a process may have only so many. Long before there are too many, [`Crowd`] is told, and whoever
+//! serves the kernel has it forget some ([`super::Fs::dispensable`]).
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attr::{Kind, Time};
 use super::backing::{Backing, InodeKey};
@@ -15,7 +19,7 @@ use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
 use crate::segment::{Starts, Summary};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, PoisonError, RwLock, thread};
 
 /// Names a node while it lives: its inode number, except for the root directory, which is [`NodeId::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,8 +74,12 @@ pub(super) struct Node {
     pub(super) new_in: Mutex<Option<Arc<Backing>>>,
     /// A failure in the background that no caller knows of yet.
     pub(super) failed: Mutex<Option<FsError>>,
-    /// For messages: the last name it was looked up by.
+    /// The last name it was looked up by.
     pub(super) name: Mutex<OsString>,
+    /// The directory that has this name.
+    parent: AtomicU64,
+    /// Whether it was called dispensable since it was last looked up.
+    dispensed: AtomicBool,
     /// Damaged blocks that the log already names; `u64::MAX` stands for the whole file.
     pub(super) logged: Mutex<HashSet<u64>>,
     /// Handles that may write.
@@ -100,6 +108,8 @@ impl Node {
             new_in: Mutex::new(None),
             failed: Mutex::new(None),
             name: Mutex::new(OsString::new()),
+            parent: AtomicU64::new(NodeId::ROOT.0),
+            dispensed: AtomicBool::new(false),
             logged: Mutex::new(HashSet::new()),
             writers: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
@@ -109,6 +119,12 @@ impl Node {
 
     pub(super) fn backing(&self) -> Arc<Backing> {
         Arc::clone(&read(&self.backing))
+    }
+
+    /// Notes by what name it was looked up.
+    pub(super) fn set_name(&self, dir: NodeId, name: &OsStr) {
+        self.parent.store(dir.0, Ordering::Relaxed);
+        *lock(&self.name) = name.to_os_string();
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -156,15 +172,46 @@ struct Tables {
     shown: HashSet<u64>,
 }
 
+/// Tells that there are more nodes than descriptors will do for.
+#[derive(Default)]
+pub struct Crowd {
+    crowded: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Crowd {
+    /// Waits until there are too many nodes, or for so long.
+    pub fn wait(&self, timeout: Duration) {
+        let mut crowded = lock(&self.crowded);
+        if !*crowded {
+            crowded = (self.wake.wait_timeout(crowded, timeout))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        *crowded = false;
+    }
+
+    fn tell(&self) {
+        *lock(&self.crowded) = true;
+        self.wake.notify_all();
+    }
+}
+
 /// All nodes.
 pub(super) struct Nodes {
     tables: RwLock<Tables>,
+    /// Nodes above which there are too many.
+    most: usize,
+    pub(super) crowd: Arc<Crowd>,
 }
 
 impl Nodes {
-    pub(super) fn new(root: Backing) -> Nodes {
+    /// The root directory's, to grow to `most` nodes.
+    pub(super) fn new(root: Backing, most: usize) -> Nodes {
         let nodes = Nodes {
             tables: RwLock::new(Tables::default()),
+            most,
+            crowd: Arc::default(),
         };
         nodes.intern(root, Kind::Dir);
         nodes
@@ -196,6 +243,7 @@ impl Nodes {
         let tables = read(&self.tables);
         let node = tables.by_key.get(&key)?;
         node.lookups.fetch_add(1, Ordering::SeqCst);
+        node.dispensed.store(false, Ordering::Relaxed);
         Some(Arc::clone(node))
     }
 
@@ -229,7 +277,43 @@ impl Nodes {
             }
         };
         node.lookups.fetch_add(1, Ordering::SeqCst);
+        node.dispensed.store(false, Ordering::Relaxed);
+        if tables.by_id.len() > self.most {
+            self.crowd.tell();
+        }
         node
+    }
+
+    /// If there are too many: names, each with its directory, of nodes that are no directories, not open and not to be stored,
+    /// so many that a quarter of those allowed is free once they are gone.
+    pub(super) fn dispensable(&self) -> Vec<(NodeId, OsString)> {
+        let tables = read(&self.tables);
+        if tables.by_id.len() <= self.most {
+            return Vec::new();
+        }
+        let surplus = tables.by_id.len() - self.most * 3 / 4;
+        let can_go = |node: &&Arc<Node>| {
+            node.kind != Kind::Dir
+                && !node.is_held()
+                && !node.dirty.load(Ordering::SeqCst)
+                && !node.dispensed.swap(true, Ordering::Relaxed)
+        };
+        let name = |node: &Arc<Node>| {
+            let parent = NodeId(node.parent.load(Ordering::Relaxed));
+            (parent, lock(&node.name).clone())
+        };
+        let going = tables.by_id.values().filter(can_go).take(surplus);
+        going.map(name).collect()
+    }
+
+    /// Slows down who looks up faster than others are forgotten.
+    pub(super) fn throttle(&self) {
+        for _ in 0..5 {
+            if self.len() <= self.most.saturating_add(self.most / 2) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes back `n` lookups.
@@ -308,7 +392,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("a"), "").unwrap();
         let dir = std::fs::File::open(temp.path()).unwrap();
-        let nodes = Nodes::new(backing(&dir, "."));
+        let nodes = Nodes::new(backing(&dir, "."), 100);
         let node = nodes.intern(backing(&dir, "a"), Kind::File);
         assert_eq!(nodes.intern(backing(&dir, "a"), Kind::File).id, node.id);
         nodes.hold(node.id).unwrap();
@@ -328,7 +412,7 @@ mod tests {
             std::fs::write(temp.path().join(name), "").unwrap();
         }
         let dir = std::fs::File::open(temp.path()).unwrap();
-        let nodes = Nodes::new(backing(&dir, "."));
+        let nodes = Nodes::new(backing(&dir, "."), 100);
         let node = nodes.intern(backing(&dir, "a"), Kind::File);
         let key = backing(&dir, "a").key;
         nodes.rebase(&node, backing(&dir, "b"));
@@ -336,5 +420,37 @@ mod tests {
         assert_eq!(node.ino, key.ino);
         let other = nodes.intern(backing(&dir, "a"), Kind::File);
         assert_ne!((other.id, other.ino), (node.id, node.ino));
+    }
+
+    #[test]
+    fn nodes_that_nobody_needs_are_named_once_when_there_are_too_many() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        let nodes = Nodes::new(backing(&dir, "."), 8);
+        let made: Vec<_> = (0..20)
+            .map(|n| {
+                let name = n.to_string();
+                std::fs::write(temp.path().join(&name), "").unwrap();
+                let node = nodes.intern(backing(&dir, &name), Kind::File);
+                node.set_name(NodeId(7), name.as_ref());
+                node
+            })
+            .collect();
+        nodes.hold(made[3].id).unwrap();
+        made[4].dirty.store(true, Ordering::SeqCst);
+        let named = nodes.dispensable();
+        // Of 21, with the root, 6 are to stay.
+        assert_eq!(named.len(), 15);
+        for (parent, name) in &named {
+            assert_eq!(*parent, NodeId(7));
+            assert!(name != "3" && name != "4", "{named:?}");
+        }
+        assert_eq!(nodes.dispensable().len(), 3);
+        nodes.find(backing(&dir, "5").key).unwrap();
+        assert_eq!(nodes.dispensable().len(), 1);
+        for node in &made {
+            nodes.forget(node.id, 2);
+        }
+        assert!(nodes.dispensable().is_empty());
     }
 }

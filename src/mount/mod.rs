@@ -12,6 +12,7 @@ mod check;
 mod control;
 mod convert;
 mod daemon;
+mod evict;
 mod exposition;
 mod figures;
 mod logfile;

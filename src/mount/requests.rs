@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
@@ -234,14 +234,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.call("open", ino, |fs| fs.open(node(ino), positional(flags.0))) {
-            Ok(fh) => {
-                let mut how = FopenFlags::FOPEN_KEEP_CACHE;
-                if flags.acc_mode() == OpenAccMode::O_RDONLY {
-                    // Closing it has nothing to tell.
-                    how |= FopenFlags::FOPEN_NOFLUSH;
-                }
-                reply.opened(FileHandle(fh.0), how);
-            }
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(errno) => reply.error(errno),
         }
     }
@@ -365,6 +358,7 @@ impl Filesystem for Adapter {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
         };
+        let mut added = false;
         for e in &entries {
             // The kernel takes no reference on these two.
             let dots = matches!(e.name.as_bytes(), b"." | b"..");
@@ -376,7 +370,11 @@ impl Filesystem for Adapter {
             };
             let (id, attr) = match found {
                 Ok(found) => found,
-                Err(_) => continue,
+                // It was removed since it was listed.
+                Err(Errno::ENOENT) => continue,
+                // The kernel comes again for the rest.
+                Err(_) if added => break,
+                Err(errno) => return reply.error(errno),
             };
             let full = reply.add(
                 INodeNo(id.0),
@@ -386,6 +384,7 @@ impl Filesystem for Adapter {
                 &file_attr(id, &attr),
                 GENERATION,
             );
+            added |= !full;
             if full {
                 if !dots {
                     self.forget(req, INodeNo(id.0), 1);

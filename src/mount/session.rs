@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use super::adapter::{Adapter, in_call};
 use super::daemon::{MountSettings, refused};
 use super::figures::Figures;
-use super::{MountError, table, umount};
+use super::{MountError, evict, table, umount};
 use crate::fs::Fs;
 use crate::pack::protocol;
 
@@ -195,6 +195,7 @@ fn session(
     let mut session = Session::new(adapter, &settings.mountpoint, &config)
         .and_then(Session::spawn)
         .map_err(|e| mount_refused(&settings.mountpoint, &e))?;
+    evict::start(fs, session.notifier())?;
     let nobody = thread::Builder::new().spawn(|| Ok(())).map_err(refused)?;
     let thread = std::mem::replace(&mut session.guard, nobody);
     // fuser 0.18 unmounts once more when it drops this, whatever is mounted there by then.

@@ -5,6 +5,7 @@
 
 mod basics;
 mod crash;
+mod crowd;
 mod daemon;
 mod disk;
 mod faults;

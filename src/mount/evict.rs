@@ -1,0 +1,42 @@
+//! Has the kernel forget files that it does not need, before the daemon has as many descriptors open as it may.
+//!
+//! The kernel would keep what it once looked up until it is short of memory itself, and a node holds a descriptor as long.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fuser::{INodeNo, Notifier};
+
+use super::MountError;
+use super::daemon::refused;
+use crate::fs::Fs;
+
+/// How often it looks whether the file system is still there.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long it rests when nothing more can be forgotten.
+const REST: Duration = Duration::from_millis(50);
+
+/// Starts the thread. It ends with the file system.
+pub(super) fn start(fs: &Arc<Fs>, kernel: Notifier) -> Result<(), MountError> {
+    let (weak, crowd) = (Arc::downgrade(fs), fs.crowd());
+    let run = move || {
+        loop {
+            crowd.wait(TICK);
+            let Some(going) = weak.upgrade().map(|fs| fs.dispensable()) else {
+                return;
+            };
+            if going.is_empty() {
+                thread::sleep(REST);
+            }
+            for (parent, name) in going {
+                if let Err(e) = kernel.inval_entry(INodeNo(parent.0), &name) {
+                    log::debug!("forgetting {}: {e}", name.display());
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("evict".into());
+    thread.spawn(run).map(drop).map_err(refused)
+}

@@ -1,0 +1,67 @@
+//! More files than the daemon may have descriptors.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::{Archive, has, ok, sh};
+
+const FILES: usize = 4000;
+
+/// Descriptors that the daemon may have, less than a third of what knowing all files would take.
+const DESCRIPTORS: &str = "1000";
+
+#[test]
+fn trees_with_more_files_than_descriptors_are_listed_and_read() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    // Root may raise the limit again unless that right is taken away.
+    let root = rustix::process::geteuid().is_root();
+    if !has("prlimit") || (root && !has("setpriv")) {
+        return;
+    }
+    for number in 0..FILES {
+        let folder = archive.backing().join(format!("d{}", number % 3));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("f{number}.csv")), number.to_string()).unwrap();
+    }
+    let mount = archive.mount_command(&[]);
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"));
+    if root {
+        limited.args(["setpriv", "--bounding-set=-sys_resource"]);
+        limited.arg("--inh-caps=-sys_resource");
+    }
+    ok(limited.arg(mount.get_program()).args(mount.get_args()));
+    let open = format!("/proc/{}/fd", archive.daemon());
+    let limit: usize = DESCRIPTORS.parse().unwrap();
+    let opened = fs::File::open(archive.at("d0/f0.csv")).unwrap();
+    for _ in 0..3 {
+        let listed = sh(&archive.mnt(), "ls -lR . | grep -c csv");
+        assert_eq!(listed.trim(), FILES.to_string());
+        assert!(fs::read_dir(&open).unwrap().count() < limit);
+    }
+    for number in 0..FILES {
+        let path = archive.at(&format!("d{}/f{number}.csv", number % 3));
+        assert_eq!(fs::read_to_string(&path).unwrap(), number.to_string());
+    }
+    sh(
+        &archive.mnt(),
+        "for n in $(seq 1500); do echo $n > d1/new$n; done",
+    );
+    sh(
+        &archive.mnt(),
+        "test $(cat d1/new* | sort -n | uniq | wc -l) = 1500",
+    );
+    assert_eq!(sh(&archive.mnt(), "ls d1 | grep -c new").trim(), "1500");
+    // What is open stays.
+    let shown = fs::read_link(Path::new("/proc/self/fd").join(fd(&opened))).unwrap();
+    assert_eq!(shown, archive.at("d0/f0.csv"));
+    assert_eq!(std::io::read_to_string(opened).unwrap(), "0");
+    archive.umount();
+}
+
+fn fd(file: &fs::File) -> String {
+    std::os::fd::AsRawFd::as_raw_fd(file).to_string()
+}
