@@ -141,14 +141,17 @@ impl Shared {
 }
 
 impl Fs {
-    /// Decodes ahead what a reader needs after the first of `pieces`, and then of `next`, what follows them.
+    /// Decodes ahead what a reader needs after the first of `pieces`, and then the neural blocks of `next`, what follows them: the
+    /// kernel asks for the rest early enough by itself.
     pub(super) fn read_ahead(&self, source: &Arc<Source>, pieces: &[Piece], next: &[Piece]) {
         let stored = |piece: &Piece| matches!(piece, Piece::Stored { .. });
         let later = match pieces.iter().position(stored) {
             Some(first) => &pieces[first + 1..],
             None => &[],
         };
-        let jobs = later.iter().chain(next).filter_map(|piece| match piece {
+        let slow = |piece: &&Piece| matches!(piece, Piece::Stored { entry, .. } if entry.codec == CodecId::Neural);
+        let wanted = later.iter().chain(next.iter().filter(slow));
+        let jobs = wanted.filter_map(|piece| match piece {
             Piece::Stored { block, entry, .. }
                 if entry.codec != CodecId::Raw && !self.has_decoded(source, entry) =>
             {
