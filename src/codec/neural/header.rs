@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! byte 0    bits 7..4 version (1), bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
-//! byte 1    bits 7..4 lanes - 1, bits 3..2 zero, bits 1..0 upper bits of the stride
+//! byte 1    bits 7..4 lanes - 1, bit 3: columns, bit 2 zero, bits 1..0 upper bits of the stride
 //! byte 2    lower bits of the stride
-//! byte 3,4  only from a start state and with a stride: where records begin, little-endian, below the stride
+//! then      only with columns, or from a start state and with a stride: where records begin, 2 bytes little-endian, below the stride
+//! then      only with columns: their number, and a byte for each, in order and not overlapping: bit 7 most significant byte first,
+//!           bits 6..0 place of its first byte. From a start state the columns are its own.
 //! ```
 
 use super::NeuralError;
 use super::plan::{Kind, MAX_STRIDE, Plan, max_lanes};
+use super::samples::Layout;
 
 /// Version of the payload format.
 const VERSION: u8 = 1;
@@ -25,10 +28,14 @@ pub(super) struct Header<'a> {
 pub(super) fn write(plan: &Plan, net: bool, started: bool, out: &mut Vec<u8>) {
     let text = u8::from(plan.kind == Kind::Text);
     out.push(VERSION << 4 | u8::from(started) << 2 | text << 1 | u8::from(net));
-    out.push((plan.lanes as u8 - 1) << 4 | (plan.stride >> 8) as u8);
+    let columns = !started && !plan.layout.is_empty();
+    out.push((plan.lanes as u8 - 1) << 4 | u8::from(columns) << 3 | (plan.stride >> 8) as u8);
     out.push(plan.stride as u8);
-    if started && plan.stride > 0 {
+    if columns || started && plan.stride > 0 {
         out.extend_from_slice(&(plan.phase as u16).to_le_bytes());
+    }
+    if columns {
+        plan.layout.write(out);
     }
 }
 
@@ -43,17 +50,22 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
     let lanes = usize::from(shape >> 4) + 1;
     let stride = usize::from(shape & 3) << 8 | usize::from(*low);
     let started = flags & 4 != 0;
+    let columns = shape & 8 != 0;
     let mut bits = bits;
     let mut phase = 0;
-    if started && stride > 0 {
+    if columns || started && stride > 0 {
         let [a, b, rest @ ..] = bits else {
             return Err(NeuralError::Truncated);
         };
         phase = usize::from(u16::from_le_bytes([*a, *b]));
         bits = rest;
     }
+    let mut layout = Layout::default();
+    if columns {
+        (layout, bits) = Layout::read(bits, stride)?;
+    }
     let net = flags & 1 != 0;
-    let odd = flags & 0b1000 != 0 || shape & 0b1100 != 0;
+    let odd = flags & 0b1000 != 0 || shape & 0b100 != 0 || columns && started;
     let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net);
     if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || !lanes_fit {
         return Err(NeuralError::Plan);
@@ -68,6 +80,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         kind,
         stride,
         phase,
+        layout,
     };
     Ok(Header {
         plan,

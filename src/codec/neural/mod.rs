@@ -19,6 +19,7 @@ mod net;
 mod order;
 mod plan;
 mod predictor;
+mod samples;
 mod slots;
 mod start;
 mod tables;
@@ -136,7 +137,7 @@ pub fn decode(
     net: Option<&mut dyn Net>,
     start: Option<&Start>,
 ) -> Result<Vec<u8>, NeuralError> {
-    let h = header::read(payload, len)?;
+    let mut h = header::read(payload, len)?;
     if h.net && net.is_none() {
         return Err(NeuralError::Net);
     }
@@ -149,6 +150,9 @@ pub fn decode(
             [] => Ok(Vec::new()),
             _ => Err(NeuralError::Trailing),
         };
+    }
+    if let Some(start) = start {
+        h.plan.layout = start.layout();
     }
     let seen = start.map_or(&[][..], |s| s.seen());
     let mut block = Vec::with_capacity(seen.len() + len);

@@ -1,6 +1,7 @@
 //! What the encoder finds out about a block and tells the decoder: lanes, kind of contexts, record strides.
 
 use super::predictor::PAIR;
+use super::samples::{self, Layout};
 use crate::engine::stride;
 
 /// Largest record stride.
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) stride: usize,
     /// Added to a position before its column is taken: where records begin; below the stride.
     pub(crate) phase: usize,
+    /// The numbers in a record.
+    pub(crate) layout: Layout,
 }
 
 impl Plan {
@@ -47,12 +50,21 @@ impl Plan {
         } else {
             Kind::Binary
         };
-        Plan {
+        let mut plan = Plan {
             lanes,
             kind,
             stride: usize::from(stride::detect(data)),
             phase: 0,
+            layout: Layout::default(),
+        };
+        if kind == Kind::Binary
+            && let Some(found) = samples::find(data, plan.stride)
+        {
+            plan.stride = found.stride;
+            plan.phase = found.phase;
+            plan.layout = found.layout;
         }
+        plan
     }
 }
 
@@ -67,6 +79,12 @@ fn lanes(data: &[u8], net: bool) -> usize {
 }
 
 impl Plan {
+    /// Where in its record the byte at `pos` lies; 0 without records.
+    #[inline(always)]
+    pub(crate) fn place(&self, pos: usize) -> usize {
+        (pos + self.phase).checked_rem(self.stride).unwrap_or(0)
+    }
+
     /// The plan of `data` that goes on where `self` ended, without a network.
     pub(crate) fn go_on(&self, data: &[u8]) -> Self {
         Plan {

@@ -15,6 +15,7 @@ use super::mixer::Mixer;
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
 use super::plan::{Kind, NET_LANES, Plan};
+use super::samples::{self, Layout, Samples};
 use super::slots::Slots;
 use super::tables::squash;
 use super::work::{Expectations, Work};
@@ -28,6 +29,7 @@ pub(super) struct Predictor {
     pub(super) lanes: Vec<Lane>,
     finder: Finder,
     guesses: Guesses,
+    samples: Samples,
     slots: Slots,
     histories: Histories,
     mixer: Mixer,
@@ -60,10 +62,12 @@ impl Predictor {
                 kind: Kind::Binary,
                 stride: 0,
                 phase: 0,
+                layout: Layout::default(),
             },
             lanes: Vec::new(),
             finder: Finder::new(),
             guesses: Guesses::new(),
+            samples: Samples::new(),
             slots: Slots::new(),
             histories: Histories::new(),
             mixer: Mixer::new(),
@@ -84,6 +88,7 @@ impl Predictor {
     pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
         self.finder.reset();
         self.guesses.reset();
+        self.samples.reset(&plan.layout, plan.stride);
         self.slots.reset(&sizes(plan.kind), len);
         let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
         self.histories.reset(&initial.histories);
@@ -101,6 +106,7 @@ impl Predictor {
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.finder.copy_from(&other.finder);
         self.guesses.copy_from(&other.guesses);
+        self.samples.copy_from(&other.samples);
         self.slots.copy_from(&other.slots);
         self.histories.copy_from(&other.histories);
         self.mixer.copy_from(&other.mixer);
@@ -128,6 +134,7 @@ impl Predictor {
             self.lanes.push(lane);
         }
         self.finder.begin(seen, len, whole);
+        self.samples.begin(plan.lanes);
     }
 
     /// Bytes of memory that the state takes.
@@ -135,6 +142,7 @@ impl Predictor {
         self.slots.memory()
             + self.finder.memory()
             + self.guesses.memory()
+            + self.samples.memory()
             + self.mixer.memory()
             + 2 * apm::MEMORY
             + (1 << 17)
@@ -162,6 +170,11 @@ impl Predictor {
         for (l, ((lane, w), guess)) in lanes.enumerate() {
             if todo >> l & 1 == 0 {
                 continue;
+            }
+            if !self.samples.is_empty() {
+                let pos = lane.start + lane.t;
+                let place = self.plan.place(pos);
+                (self.samples).begin_byte(l, place, block, pos, lane.begin);
             }
             let near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
             let matched = (lane.matched != NONE).then(|| block[lane.matched as usize]);
@@ -215,8 +228,13 @@ impl Predictor {
         for w in work.iter_mut() {
             inputs::look_up(k, &mut w.inputs, &self.histories);
         }
-        for (w, lane) in work.iter_mut().zip(&self.lanes[first..]) {
-            w.fill(lane, [&self.matched, &self.guessed], self.net, b);
+        for (i, (w, lane)) in work.iter_mut().zip(&self.lanes[first..]).enumerate() {
+            let sample = if self.samples.is_empty() {
+                (0, [0; samples::INPUTS])
+            } else {
+                self.samples.inputs(first + i, w.partial, b)
+            };
+            w.fill(lane, [&self.matched, &self.guessed], sample, self.net, b);
             #[cfg(test)]
             if self.one_row {
                 w.mix.choose([0; SETS]);
@@ -267,7 +285,11 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn end_byte(&mut self, block: &[u8], l: usize, guess: &Guess) {
         let lane = &mut self.lanes[l];
-        let byte = block[lane.start + lane.t];
+        let pos = lane.start + lane.t;
+        let byte = block[pos];
+        if !self.samples.is_empty() {
+            (self.samples).end_byte(l, self.plan.place(pos), block, pos, lane.begin);
+        }
         self.guesses.learn(lane, guess, guess.byte as u8 == byte);
         self.finder.step(lane, l, block, &self.plan);
     }

@@ -7,6 +7,7 @@ use super::coder::Replay;
 use super::order;
 use super::plan::Plan;
 use super::predictor::Predictor;
+use super::samples::Layout;
 use super::{Last, SCRATCH, Scratch};
 
 /// The codec's state after some bytes. It never changes and is shared between threads.
@@ -72,6 +73,11 @@ impl Start {
     /// The bytes that it has seen.
     pub(super) fn seen(&self) -> &[u8] {
         &self.seen
+    }
+
+    /// The columns of its records.
+    pub(super) fn layout(&self) -> Layout {
+        self.plan.layout
     }
 
     /// The plan of `data` after it.

@@ -8,6 +8,7 @@ use super::inputs::{self, Inputs};
 use super::lane::{Lane, NONE};
 use super::mixer::{FINAL_ROWS, Mix};
 use super::net::Tree;
+use super::samples;
 use super::slots::RATE;
 use super::tables::{odds, stretch};
 
@@ -116,12 +117,14 @@ impl Work {
         self.guess.row = guess.trust() * 8;
     }
 
-    /// Fills the mixer's inputs and chooses its rows of weights for bit `b`.
+    /// Fills the mixer's inputs and chooses its rows of weights for bit `b`; `level` and `sample`: what is known of
+    /// the number that the byte is part of.
     #[inline(always)]
     pub(super) fn fill(
         &mut self,
         lane: &Lane,
         [matches, guesses]: [&Expectations; 2],
+        (level, sample): (u32, [i16; samples::INPUTS]),
         net: bool,
         b: u32,
     ) {
@@ -136,6 +139,7 @@ impl Work {
         };
         x[EXTRA..EXTRA + 6]
             .copy_from_slice(&[matched[0], matched[1], 256, net as i16, guess[0], guess[1]]);
+        x[EXTRA + 6..EXTRA + 6 + samples::INPUTS].copy_from_slice(&sample);
         let length = if self.matched.cell == NONE {
             0
         } else {
@@ -146,7 +150,11 @@ impl Work {
         self.mix.choose([
             length.min(15) * 16 + known / 2,
             column,
-            u32::from(near.above),
+            if level > 0 {
+                level * 8 + b
+            } else {
+                u32::from(near.above)
+            },
             u32::from(near.previous),
             u32::from(near.trust) * 32 + lane.followed.min(31),
             b * 32 + known,
