@@ -109,7 +109,7 @@ fn tile(data: &[u8], r: usize) -> Tiling {
             }
         }
         columns.reverse();
-        if r <= ARRAY && r % WIDTH == 0 {
+        if r <= ARRAY && r.is_multiple_of(WIDTH) {
             fill(&mut columns, r, |i| at(i).gain == 0);
         }
         best.found.layout = match Layout::of(&columns) {

@@ -101,7 +101,7 @@ mod tests {
     fn column(at: u8) -> Column {
         Column {
             at,
-            big: at % 4 == 0,
+            big: at.is_multiple_of(4),
         }
     }
 

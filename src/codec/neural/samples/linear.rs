@@ -139,7 +139,7 @@ mod tests {
         let largest = LARGEST as i32;
         for i in 0..5000 {
             let sign = |bits: usize| {
-                if (i * 7 + bits) % 3 == 0 {
+                if (i * 7 + bits).is_multiple_of(3) {
                     -largest
                 } else {
                     largest
