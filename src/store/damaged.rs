@@ -3,7 +3,7 @@
 //! In an archive it goes to `.vortex/damaged/N.vortex`, with `N.json` beside it that says where it was; elsewhere to
 //! `FILE.damaged` beside the file. The original gets that name first, as a second one, durably; only then does the repaired
 //! file, which is durable too, take the first. So a crash at any moment leaves the file as it was or repaired, and the original under one
-//! name or both. Where the original has several names the next writer finishes what a crash interrupted: see [`super::relink`].
+//! name or both. Where the original has several names the next writer finishes what a crash interrupted: see `relink.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
