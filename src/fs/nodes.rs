@@ -131,6 +131,11 @@ impl Node {
         self.holds.load(Ordering::SeqCst) > 0
     }
 
+    /// Whether it is open, or the kernel knows it and may open it without a name.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.is_held() || self.lookups.load(Ordering::SeqCst) > 0
+    }
+
     pub(super) fn require_dir(&self) -> Result<()> {
         if self.kind == Kind::Dir {
             Ok(())
@@ -339,7 +344,8 @@ impl Nodes {
         let key = backing.key;
         let old = std::mem::replace(&mut *write(&node.backing), Arc::new(backing));
         tables.by_key.remove(&old.key);
-        if tables.by_id.contains_key(&node.id) {
+        let present = |there: &Arc<Node>| Arc::ptr_eq(there, node);
+        if tables.by_id.get(&node.id).is_some_and(present) {
             tables.by_key.insert(key, Arc::clone(node));
         }
     }
@@ -362,13 +368,14 @@ impl Tables {
     }
 
     fn reap(&mut self, node: &Node) {
-        let needed = node.id == NodeId::ROOT
-            || node.lookups.load(Ordering::SeqCst) > 0
-            || node.is_held()
-            || node.dirty.load(Ordering::SeqCst);
-        if needed || self.by_id.remove(&node.id).is_none() {
+        let needed =
+            node.id == NodeId::ROOT || node.is_reachable() || node.dirty.load(Ordering::SeqCst);
+        // One that was dropped before may have a successor with its number.
+        let present = |there: &Arc<Node>| std::ptr::eq(Arc::as_ptr(there), node);
+        if needed || !self.by_id.get(&node.id).is_some_and(present) {
             return;
         }
+        self.by_id.remove(&node.id);
         let key = read(&node.backing).key;
         self.by_key.remove(&key);
         self.shown.remove(&node.ino);
@@ -403,6 +410,21 @@ mod tests {
         assert!(matches!(nodes.get(node.id), Err(FsError::Stale)));
         nodes.forget(NodeId::ROOT, 10);
         assert!(nodes.get(NodeId::ROOT).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_was_dropped_leaves_its_successor_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), "").unwrap();
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        let nodes = Nodes::new(backing(&dir, "."), 100);
+        let first = nodes.intern(backing(&dir, "a"), Kind::File);
+        nodes.forget(first.id, 1);
+        let second = nodes.intern(backing(&dir, "a"), Kind::File);
+        assert_eq!(first.id, second.id);
+        nodes.reap(&first);
+        assert!(Arc::ptr_eq(&nodes.get(second.id).unwrap(), &second));
+        assert!(nodes.find(second.backing().key).is_some());
     }
 
     #[test]

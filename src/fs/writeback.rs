@@ -81,8 +81,11 @@ impl Fs {
 
     /// Under the exclusive lock of the node's content.
     pub(super) fn unmark_dirty(&self, node: &Node) {
-        lock(&self.writeback.dirty).remove(&node.id);
-        node.dirty.store(false, Ordering::SeqCst);
+        // Once it is not dirty it may be dropped, and its successor be on the list under the same number.
+        let mut dirty = lock(&self.writeback.dirty);
+        if node.dirty.swap(false, Ordering::SeqCst) {
+            dirty.remove(&node.id);
+        }
     }
 
     pub(super) fn dirty_nodes(&self) -> Vec<Arc<Node>> {
@@ -346,15 +349,17 @@ impl Fs {
         self.commit_batch(self.dirty_nodes())
     }
 
-    /// Forgets the unstored content of a file that has no name left and is open nowhere; whether it is one.
+    /// Forgets the unstored content of a file that has no name left and that nobody can reach any more; whether it is one.
     pub(super) fn discard_if_gone(&self, node: &Arc<Node>) -> bool {
-        if node.is_held() || !node.backing().stat().is_ok_and(|stat| stat.st_nlink == 0) {
+        if node.is_reachable() {
             return false;
         }
         {
             let _storing = lock(&node.storing);
             let mut content = write(&node.content);
-            if node.is_held() {
+            // Under both locks, since a swap takes the name from one backing file and gives it to another.
+            let unlinked = node.backing().stat().is_ok_and(|stat| stat.st_nlink == 0);
+            if node.is_reachable() || !unlinked {
                 return false;
             }
             if let Content::Segment(open) = &mut *content {

@@ -18,6 +18,7 @@ use crate::run::many;
 schedules! {
     many reads_see_whole_writes_while_it_is_packed,
     many writes_beside_each_other_in_one_block_all_stay,
+    many written_and_closed_while_it_is_packed_it_stays,
     many appends_and_cuts_leave_whole_pieces,
     many a_rename_over_it_shows_the_old_or_the_new,
     many a_second_mount_sees_what_was_committed,
@@ -241,6 +242,28 @@ fn writes_beside_each_other_in_one_block_all_stay() {
     }
     assert!(read_by_name(&world.fs, "a").unwrap() == now);
     assert!(world.after_remount("a") == now);
+}
+
+/// A swap unlinks the file that the node had below it, which must not look as if the file were gone.
+fn written_and_closed_while_it_is_packed_it_stays() {
+    let world = World::with("a", &content(1));
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    // What creating it and looking it up counted.
+    world.fs.forget(node, 2);
+    let writer = spawn(&world.fs, |fs| {
+        for version in 2..4 {
+            let node = fs.resolve(Path::new("a")).unwrap();
+            let fh = fs.open(node, RDWR).unwrap();
+            fs.write(fh, 0, &content(version)).unwrap();
+            fs.release(fh).unwrap();
+            fs.forget(node, 1);
+        }
+    });
+    let packer = spawn(&world.fs, |fs| pack(fs, "a").unwrap());
+    writer.join().unwrap();
+    packer.join().unwrap();
+    assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 3);
+    assert_eq!(version(&world.after_remount("a")), 3);
 }
 
 fn appends_and_cuts_leave_whole_pieces() {
