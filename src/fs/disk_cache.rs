@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
+use serde::{Deserialize, Serialize};
 
 use super::disk_files::{self, Keeper};
 use crate::segment::{BlockEntry, StartEntry, Starts};
@@ -30,7 +31,8 @@ pub struct DiskCacheOptions {
 }
 
 /// What the disk cache has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DiskCacheStats {
     /// Bytes that its files take.
     pub bytes: u64,
