@@ -22,7 +22,7 @@ use crate::store::{
 /// How files are packed and read.
 pub struct Settings<'a> {
     /// The model to pack with.
-    pub profile: &'a Profile,
+    pub profile: Option<&'a Profile>,
     /// Bytes of a block: a power of two from 16 KiB to 1 MiB.
     pub block_size: u32,
     /// Which blocks others start from.
@@ -63,7 +63,9 @@ pub fn measure(
 /// A library without start states that has the model.
 fn library(settings: &Settings<'_>) -> Library {
     let library = Library::default();
-    library.models().add_loaded(&settings.profile.model);
+    if let Some(profile) = settings.profile {
+        library.models().add_loaded(&profile.model);
+    }
     library
 }
 
@@ -86,7 +88,7 @@ fn pack(
     };
     let options = SealOptions {
         block_size: settings.block_size,
-        encoding: Encoding::Packed(settings.profile.clone()),
+        encoding: Encoding::Packed(settings.profile.cloned()),
         key_run: settings.key_run,
         primer: None,
         jobs: 1,
@@ -139,8 +141,8 @@ fn read(
         (settings.progress)(got.len() as u64);
     }
     memory.start_state = library.starts().largest() as u64;
-    if measured.blocks.model > 0 {
-        memory.model = codec::network_memory(&settings.profile.model) as u64;
+    if let Some(profile) = settings.profile.filter(|_| measured.blocks.model > 0) {
+        memory.model = codec::network_memory(&profile.model) as u64;
     }
     memory.per_thread = memory.predictor + memory.model + memory.start_state;
     measured.memory = memory;
@@ -183,7 +185,7 @@ mod tests {
         let temp = TempFile::create_in(File::open(dir.path()).unwrap().as_fd(), "t").unwrap();
         let seen = AtomicU64::new(0);
         let settings = Settings {
-            profile: &ModelStore::new(None).profile("fast").unwrap(),
+            profile: Some(&ModelStore::new(None).profile("fast").unwrap()),
             block_size: 1 << 14,
             key_run,
             reads: 6,

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Write to OUT instead of FILE.vortex; - is standard output
     #[arg(short, long, value_name = "OUT", conflicts_with = "stdout")]
     output: Option<PathBuf>,
-    /// Model to compress with: a name that `vortex-fs profiles` lists, or a .safetensors file
+    /// Model to compress with: a name that `vortex-fs profiles` lists, a .safetensors file, or `none`
     #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
     profile: String,
     /// Bytes that are compressed as one: 16K to 1M, a power of two. Larger is smaller on disk and slower at random
@@ -81,7 +81,8 @@ struct Row {
     stored: u64,
     ratio: Option<f64>,
     profile: String,
-    model: String,
+    /// What reading it takes.
+    model: Option<String>,
     block_size: u32,
     blocks: BlockCounts,
 }
@@ -129,16 +130,16 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         }
         let input = Input::open(path)?;
         let models = Models::built_in();
-        let profile = models.profile(&args.profile)?;
+        let profile = models.profile_or_none(&args.profile)?;
         let new = NewFile::scratch()?;
-        let report = seal_input(&input, &new, &models, &profile, args)?;
+        let report = seal_input(&input, &new, &models, profile.as_ref(), args)?;
         let mut file: &File = new.temp().file();
         io::Seek::rewind(&mut file).map_err(|e| CliError::io("temporary file", &e))?;
         let mut out = io::stdout().lock();
         io::copy(&mut file, &mut out)
             .and_then(|_| out.flush())
             .map_err(|e| CliError::io("standard output", &e))?;
-        return Ok(row(&input, Path::new("-"), &report, &profile, args));
+        return Ok(row(&input, Path::new("-"), &report, profile.as_ref(), args));
     }
     let input = Input::open(path)?;
     let removes = !args.keep && !input.is_stdin();
@@ -156,20 +157,19 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
     } else {
         None
     };
-    let profile = models.profile(&args.profile)?;
-    models
-        .library()
-        .models()
-        .store(&profile)
-        .map_err(with_path(path))?;
+    let profile = models.profile_or_none(&args.profile)?;
     let new = NewFile::for_destination(&destination)?;
-    let report = seal_input(&input, &new, &models, &profile, args)?;
+    let report = seal_input(&input, &new, &models, profile.as_ref(), args)?;
+    if let Some(profile) = profile.as_ref().filter(|_| report.modelled > 0) {
+        let stored = models.library().models().store(profile);
+        stored.map_err(with_path(path))?;
+    }
     input.check_unchanged()?;
     new.publish(&input, destination.replace)?;
     if removes {
         input.remove()?;
     }
-    let row = row(&input, &destination.path, &report, &profile, args);
+    let row = row(&input, &destination.path, &report, profile.as_ref(), args);
     log::info!(
         "{} -> {}: {} -> {} bytes ({})",
         path.display(),
@@ -185,7 +185,7 @@ fn seal_input(
     input: &Input,
     new: &NewFile,
     models: &Models,
-    profile: &Profile,
+    profile: Option<&Profile>,
     args: &Args,
 ) -> Result<SealReport, CliError> {
     let failure = with_path(&input.path);
@@ -203,7 +203,7 @@ fn seal_input(
     };
     let options = SealOptions {
         block_size: args.block_size,
-        encoding: Encoding::Packed(profile.clone()),
+        encoding: Encoding::Packed(profile.cloned()),
         key_run: KeyRun::of(args.key_blocks),
         primer,
         jobs: worker_threads(args.jobs),
@@ -239,15 +239,23 @@ fn output_path(path: &Path, args: &Args) -> Result<PathBuf, CliError> {
     Ok(folder.join(names::segment_name(&logical)))
 }
 
-fn row(input: &Input, output: &Path, report: &SealReport, profile: &Profile, args: &Args) -> Row {
+fn row(
+    input: &Input,
+    output: &Path,
+    report: &SealReport,
+    profile: Option<&Profile>,
+    args: &Args,
+) -> Row {
     Row {
         source: input.path.display().to_string(),
         output: output.display().to_string(),
         logical: report.logical,
         stored: report.stored,
         ratio: super::ratio(report.logical, report.stored),
-        profile: profile.name.clone(),
-        model: profile.id().to_string(),
+        profile: args.profile.clone(),
+        model: profile
+            .filter(|_| report.modelled > 0)
+            .map(|profile| profile.id().to_string()),
         block_size: args.block_size,
         blocks: BlockCounts::of_report(report),
     }

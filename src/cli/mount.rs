@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Block size of new files, a power of two from 16K to 1M: smaller reads faster at random, larger stores smaller
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
     block_size: u32,
-    /// Profile that packing uses: a name or a model file
+    /// Profile that packing uses: a name, a model file, or `none`
     #[arg(long, value_name = "NAME|FILE", default_value = "fast")]
     profile: String,
     /// Pack files in the background when nobody has written them for a while

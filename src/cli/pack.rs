@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Backing directories and files, or paths in a mounted archive
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Profile to encode with: a name or a model file [default: the mount's, or `fast`]
+    /// Profile to encode with: a name, a model file, or `none` [default: the mount's, or `fast`]
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<String>,
     /// Threads [default: one a core]

@@ -115,6 +115,8 @@ pub struct Encoded {
     pub codec: CodecId,
     /// The model needed to decode it.
     pub model: Option<ModelId>,
+    /// Bytes that the payload is smaller by for the model; where a neighbour was measured, as for that one.
+    pub model_saves: u32,
     /// Whether it was coded from the start state that the encoder was given, and decodes from that one only.
     pub started: bool,
     /// The coded bytes.

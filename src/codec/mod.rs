@@ -84,6 +84,7 @@ pub fn encode_packed(
     {
         found.push(Candidate {
             model: Some(ModelId(model.id())),
+            model_saves: (size - joint.len()) as u32,
             started: start.is_some(),
             ..Candidate::new(CodecId::Neural, joint)
         });
@@ -109,8 +110,11 @@ pub fn encode_like(
         None => neural::encode(data, None, start),
     };
     let mut found = zstd_if_it_can_win(data, payload.len());
+    let saves = payload.len() as u64 * u64::from(neighbour.model_saves)
+        / neighbour.payload.len().max(1) as u64;
     found.push(Candidate {
         model: model.map(|m| ModelId(m.id())),
+        model_saves: saves as u32,
         started: start.is_some(),
         ..Candidate::new(CodecId::Neural, payload)
     });
@@ -203,6 +207,7 @@ fn with_model(
 struct Candidate {
     codec: CodecId,
     model: Option<ModelId>,
+    model_saves: u32,
     started: bool,
     payload: Vec<u8>,
 }
@@ -212,6 +217,7 @@ impl Candidate {
         Candidate {
             codec,
             model: None,
+            model_saves: 0,
             started: false,
             payload,
         }
@@ -227,6 +233,7 @@ fn smallest(data: &[u8], found: Vec<Candidate>) -> Encoded {
     Encoded {
         codec: best.codec,
         model: best.model,
+        model_saves: best.model_saves,
         started: best.started,
         payload: best.payload,
         decoded_len: data.len() as u32,

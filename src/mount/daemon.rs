@@ -84,7 +84,7 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
     };
     if settings.pack_after.is_some() {
         // An unknown profile is better told now than in the log.
-        archive.models().profile(&settings.profile)?;
+        archive.models().profile_or_none(&settings.profile)?;
     }
     let budget = Budget::new(settings.memory_limit, settings.cache_bytes);
     archive.library().starts().set_limit(budget.starts);

@@ -7,13 +7,14 @@ use super::plain::write_plain;
 use super::protocol::{FileOutcome, FileReport, Job, escape};
 use super::walk::Target;
 use super::{Defaults, PackError};
-use crate::codec;
+use crate::codec::{self, ModelId};
 use crate::engine::Model;
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
 use crate::segment::{Form, Summary};
 use crate::store::twins::BOTH;
 use crate::store::{
-    BlockSource, Cancel, Encoding, KeyRun, Primer, Profile, SealOptions, StoreError, seal,
+    BlockSource, Cancel, Encoding, KeyRun, NO_PROFILE, Primer, Profile, SealOptions, SealReport,
+    StoreError, TempFile, seal,
 };
 
 /// How often a file that is written meanwhile is tried.
@@ -27,7 +28,10 @@ pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// How files are encoded.
 pub(super) struct Encoder {
-    profile: Profile,
+    /// None encodes without a model.
+    profile: Option<Profile>,
+    /// Whether the model is used only where an archive saves more by it than it takes. Who names a profile wants it used.
+    must_earn: bool,
     pub(super) block_size: u32,
     pub(super) key_blocks: u8,
     /// Whether files may start from primers. Who names a number of key blocks wants those.
@@ -45,7 +49,8 @@ impl Encoder {
             .and_then(|j| j.profile.as_deref())
             .unwrap_or(&defaults.profile);
         Ok(Encoder {
-            profile: fs.archive().models().profile(name)?,
+            profile: fs.archive().models().profile_or_none(name)?,
+            must_earn: job.is_none_or(|j| j.profile.is_none()),
             block_size: job
                 .and_then(|j| j.block_size)
                 .unwrap_or(defaults.block_size),
@@ -56,27 +61,33 @@ impl Encoder {
         })
     }
 
-    /// The model that blocks are encoded with.
-    pub(super) fn model(&self) -> &Arc<Model> {
-        &self.profile.model
+    /// The model that blocks may be encoded with.
+    pub(super) fn model(&self) -> Option<&Arc<Model>> {
+        self.profile.as_ref().map(|profile| &profile.model)
+    }
+
+    fn model_id(&self) -> Option<ModelId> {
+        self.profile.as_ref().map(Profile::id)
     }
 
     /// Profile and block size: what one encoder makes of a file another one makes, too, if this is the same.
     pub(super) fn told_apart_by(&self) -> String {
-        format!("{} {}", self.profile.id(), self.block_size)
+        let profile = self
+            .model_id()
+            .map_or(NO_PROFILE.into(), |id| id.to_string());
+        format!("{profile} {}", self.block_size)
     }
 
     /// Bytes that the archive's copies of the model will take, as far as they are not there.
     pub(super) fn unstored_model(&self, fs: &Fs) -> Result<u64, StoreError> {
+        let Some(profile) = &self.profile else {
+            return Ok(0);
+        };
         let mut bytes = 0;
         for copy in BOTH {
-            if !fs
-                .archive()
-                .models()
-                .condition(self.profile.id(), copy)?
-                .is_good()
-            {
-                bytes += self.profile.bytes.len() as u64 + DISK_BLOCK;
+            let condition = fs.archive().models().condition(profile.id(), copy)?;
+            if !condition.is_good() {
+                bytes += profile.bytes.len() as u64 + DISK_BLOCK;
             }
         }
         Ok(bytes)
@@ -100,7 +111,10 @@ impl Encoder {
 
     /// Whether a segment is what this encoder would make of it.
     pub(super) fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
-        let own_models = snapshot.models().iter().all(|&id| id == self.profile.id());
+        let own_models = snapshot
+            .models()
+            .iter()
+            .all(|&id| Some(id) == self.model_id());
         if snapshot.links() > 1 {
             // Re-encoded in place, it keeps its block size and does not become sealed.
             let [_, zstd, _] = snapshot.blocks()?;
@@ -234,21 +248,27 @@ fn encode(
     }
     let before = exact_bytes(&snapshot);
     let plain_disk = plain_bytes(&snapshot).next_multiple_of(DISK_BLOCK);
-    let library = fs.archive().library();
-    let temp = fs.archive().temp_file()?;
-    let stop = Cancel::default();
-    let tell = watch(&snapshot, how, &stop);
-    let options = SealOptions {
-        block_size: encoder.block_size,
-        encoding: Encoding::Packed(encoder.profile.clone()),
-        key_run: KeyRun::of(encoder.key_blocks),
-        primer: primer.cloned(),
-        jobs: how.threads,
-        progress: Some(&tell),
-        cancel: Some(&stop),
+    let sealed = sealed_with(fs, &snapshot, encoder, primer, encoder.profile.clone(), how);
+    let earned = |(sealed, _): &(SealReport, TempFile)| match &encoder.profile {
+        Some(profile) if sealed.modelled > 0 && encoder.must_earn => {
+            fs.archive().models().earns(profile, sealed.model_saves)
+        }
+        _ => Ok(true),
     };
-    let sealed = match seal(&snapshot, &temp, library, &options) {
-        Ok(sealed) => sealed,
+    let sealed = sealed.and_then(|made| {
+        if earned(&made)? {
+            return Ok(made);
+        }
+        // The archive would have to keep a model for less than that takes.
+        drop(made);
+        let quietly = How {
+            tell: &|_| (),
+            ..how
+        };
+        sealed_with(fs, &snapshot, encoder, primer, None, quietly)
+    });
+    let (sealed, temp) = match sealed {
+        Ok(made) => made,
         Err(_) if snapshot.is_changed() && !how.cancel.is_cancelled() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -260,7 +280,7 @@ fn encode(
                 ..Done::new(FileOutcome::Left)
             })),
             Some(_) => {
-                drop((tell, temp));
+                drop(temp);
                 decode(
                     fs,
                     snapshot,
@@ -278,10 +298,9 @@ fn encode(
             ..Done::new(FileOutcome::Left)
         }));
     }
-    drop(tell);
     if !how.dry_run {
-        if sealed.blocks.last().is_some_and(|&neural| neural > 0) {
-            library.models().store(&encoder.profile)?;
+        if let Some(profile) = encoder.profile.as_ref().filter(|_| sealed.modelled > 0) {
+            fs.archive().models().store(profile)?;
         }
         if fs.finish_repack(snapshot, temp)? == Outcome::Changed {
             return Ok(None);
@@ -290,7 +309,33 @@ fn encode(
     Ok(Some(Done::worked(FileOutcome::Done, sealed.stored)))
 }
 
-/// A file with several names: block by block, where that makes it smaller.
+/// The content as a sealed segment in a temporary file.
+fn sealed_with(
+    fs: &Fs,
+    snapshot: &Snapshot<'_>,
+    encoder: &Encoder,
+    primer: Option<&Primer>,
+    profile: Option<Profile>,
+    how: How<'_>,
+) -> Result<(SealReport, TempFile), StoreError> {
+    let temp = fs.archive().temp_file()?;
+    let stop = Cancel::default();
+    let tell = watch(snapshot, how, &stop);
+    let options = SealOptions {
+        block_size: encoder.block_size,
+        encoding: Encoding::Packed(profile),
+        key_run: KeyRun::of(encoder.key_blocks),
+        primer: primer.cloned(),
+        jobs: how.threads,
+        progress: Some(&tell),
+        cancel: Some(&stop),
+    };
+    let report = seal(snapshot, &temp, fs.archive().library(), &options)?;
+    Ok((report, temp))
+}
+
+/// A file with several names: block by block, where that makes it smaller. A model that must earn its place is used if it has done so
+/// before: what it saves here is known only when the file is changed.
 fn encode_in_place(
     fs: &Fs,
     snapshot: &Snapshot<'_>,
@@ -304,14 +349,21 @@ fn encode_in_place(
         ));
     }
     let before = exact_bytes(snapshot);
-    fs.archive().models().store(&encoder.profile)?;
+    let models = fs.archive().models();
+    let profile = match &encoder.profile {
+        Some(profile) if !encoder.must_earn || models.earns(profile, 0)? => {
+            models.store(profile)?;
+            Some(profile)
+        }
+        _ => None,
+    };
     let encode = |block: &[u8]| {
         (how.tell)(0);
         if how.cancel.is_cancelled() {
             // Not smaller than what is there, so it changes nothing.
             return codec::encode_fresh(block);
         }
-        codec::encode_packed(block, Some(&encoder.profile.model), None)
+        codec::encode_packed(block, profile.map(|profile| &profile.model), None)
     };
     fs.repack_in_place(snapshot, how.threads, &encode, how.tell)?;
     if how.cancel.is_cancelled() {

@@ -253,7 +253,7 @@ impl Trial {
                 let block = codec::encode_packed(&probe.data, model, start);
                 block.payload.len() as f64 * probe.weight / probe.data.len() as f64
             };
-            let model = Some(encoder.model());
+            let model = encoder.model();
             let without = len(model.filter(|_| !probe.key), probe.state.as_deref());
             (len(model, Some(state)), without)
         };

@@ -220,3 +220,49 @@ fn no_primer_is_made_for_files_unlike_each_other_nor_against_the_callers_will() 
     assert_eq!(packed.primers_of("0.bin"), []);
     packed.check();
 }
+
+/// Short text that the built-in model makes smaller, by far less than it takes itself.
+fn readings() -> Vec<u8> {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut text = Vec::new();
+    for second in 0..125 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let (value, tenth, second) = (20 + (x >> 32) % 4, (x >> 40) % 10, second % 60);
+        text.extend(
+            format!("2024-03-01T12:00:{second:02}Z,temperature={value}.{tenth},ok\n").bytes(),
+        );
+    }
+    text
+}
+
+#[test]
+fn the_default_model_is_left_out_until_it_saves_what_it_takes() {
+    let mut packed = Packed::new();
+    packed.put("a.csv", readings());
+    assert_eq!(packed.pack(Job::default()).done, 1);
+    assert_eq!(packed.archive().models().stored().unwrap(), []);
+    let segment = |packed: &Packed| {
+        let file = std::fs::File::open(packed.dir.path().join("a.csv.vortex")).unwrap();
+        Segment::open(Arc::new(file)).unwrap()
+    };
+    assert!(segment(&packed).models().is_empty());
+    packed.check();
+
+    // Who names it wants it.
+    let mut packed = Packed::new();
+    packed.put("a.csv", readings());
+    let named = Job {
+        profile: Some("fast".to_string()),
+        ..Job::default()
+    };
+    assert_eq!(packed.pack(named).done, 1);
+    let with = segment(&packed);
+    assert_eq!(packed.archive().models().stored().unwrap(), with.models());
+    assert_eq!(with.models().len(), 1);
+    // The archive has it, so further files may use it.
+    packed.put("b.csv", readings());
+    assert_eq!(packed.pack(Job::default()).done, 1);
+    packed.check();
+}

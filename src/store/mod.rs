@@ -34,7 +34,7 @@ pub use decode::{decode_entry, decode_payload, decode_stored};
 pub use error::StoreError;
 pub use key_run::{KeyRun, Primer};
 pub use library::{BadCopy, Library, Thing};
-pub use models::{ModelStore, Profile};
+pub use models::{ModelStore, NO_PROFILE, Profile};
 pub use primers::{MAX_PRIMER, PrimerStore};
 pub use reader::SegmentReader;
 pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};

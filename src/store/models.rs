@@ -20,6 +20,8 @@ use crate::profiles;
 
 /// Largest model file that is read, in bytes.
 pub const MAX_MODEL_BYTES: u64 = 16 << 20;
+/// Names no profile: blocks are coded without a model.
+pub const NO_PROFILE: &str = "none";
 const EXTENSION: &str = ".safetensors";
 /// Ends the name of a second copy, a zstd frame.
 const COPY_EXTENSION: &str = ".safetensors.zst";
@@ -56,6 +58,12 @@ impl Profile {
     pub fn id(&self) -> ModelId {
         ModelId(self.model.id())
     }
+
+    /// Bytes that an archive's two copies take at most.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        2 * self.bytes.len() as u64
+    }
 }
 
 /// Finds models by id, and profiles by name, path or id.
@@ -63,6 +71,8 @@ impl Profile {
 pub struct ModelStore {
     files: Twins,
     loaded: Mutex<HashMap<ModelId, Arc<Model>>>,
+    /// Bytes that models which are not stored would have saved.
+    missed: Mutex<HashMap<ModelId, u64>>,
 }
 
 impl ModelStore {
@@ -78,6 +88,7 @@ impl ModelStore {
         ModelStore {
             files,
             loaded: Mutex::new(HashMap::new()),
+            missed: Mutex::new(HashMap::new()),
         }
     }
 
@@ -121,6 +132,33 @@ impl ModelStore {
             }
         }
         Ok(())
+    }
+
+    /// Whether blocks that are `saves` bytes smaller for this model may name it: because the archive has the model, or because
+    /// all that were offered so far would have saved what its two copies take. So an archive never becomes much larger for a
+    /// model than it would be without, and little larger than it would be had the model been there from the beginning.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn earns(&self, profile: &Profile, saves: u64) -> Result<bool, StoreError> {
+        let id = profile.id();
+        for copy in BOTH {
+            if self.condition(id, copy)?.is_good() {
+                return Ok(true);
+            }
+        }
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = missed.entry(id).or_default();
+        *sum = sum.saturating_add(saves);
+        Ok(*sum >= profile.cost())
+    }
+
+    /// As [`ModelStore::profile`]; [`NO_PROFILE`] is none.
+    ///
+    /// # Errors
+    /// As [`ModelStore::profile`].
+    pub fn profile_or_none(&self, name: &str) -> Result<Option<Profile>, StoreError> {
+        (name != NO_PROFILE).then(|| self.profile(name)).transpose()
     }
 
     /// The profile of this name: a file (a path with a slash, or ending in `.safetensors`), a built-in profile, or the id
@@ -352,6 +390,24 @@ mod tests {
         assert!(matches!(store.get(other), Err(StoreError::MissingModel(id)) if id == other));
         std::fs::write(dir.path().join(format!("{other}.safetensors")), "x").unwrap();
         assert!(matches!(store.get(other), Err(StoreError::BadModel { .. })));
+    }
+
+    #[test]
+    fn a_model_earns_its_place_by_what_it_would_have_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_in(dir.path());
+        let profile = store.profile("fast").unwrap();
+        let half = profile.cost() / 2;
+        assert!(!store.earns(&profile, 0).unwrap());
+        assert!(!store.earns(&profile, half).unwrap());
+        assert!(!store.earns(&profile, half - 1).unwrap());
+        assert!(store.earns(&profile, 1).unwrap());
+        let other = store_in(dir.path());
+        assert!(!other.earns(&profile, half).unwrap());
+        other.store(&profile).unwrap();
+        assert!(other.earns(&profile, 0).unwrap());
+        assert!(store.profile_or_none(NO_PROFILE).unwrap().is_none());
+        assert!(store.profile_or_none("nosuch").is_err());
     }
 
     #[test]

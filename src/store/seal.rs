@@ -95,8 +95,8 @@ impl BlockSource for PlainFile {
 pub enum Encoding {
     /// Fast: raw or zstd, as a mount encodes fresh writes.
     Fresh,
-    /// Small: the smallest of raw, zstd and neural.
-    Packed(Profile),
+    /// Small: the smallest of raw, zstd and neural, with a profile's model where it pays, if there is one.
+    Packed(Option<Profile>),
 }
 
 impl Encoding {
@@ -108,14 +108,13 @@ impl Encoding {
         neighbour: Option<&Encoded>,
         model: bool,
     ) -> Encoded {
-        match (self, neighbour) {
-            (Encoding::Fresh, _) => codec::encode_fresh(block),
-            (Encoding::Packed(profile), Some(neighbour)) => {
-                codec::encode_like(neighbour, block, Some(&profile.model), start)
-            }
-            (Encoding::Packed(profile), None) => {
-                codec::encode_packed(block, model.then_some(&profile.model), start)
-            }
+        let Encoding::Packed(profile) = self else {
+            return codec::encode_fresh(block);
+        };
+        let known = profile.as_ref().map(|profile| &profile.model);
+        match neighbour {
+            Some(neighbour) => codec::encode_like(neighbour, block, known, start),
+            None => codec::encode_packed(block, known.filter(|_| model), start),
         }
     }
 
@@ -184,6 +183,10 @@ pub struct SealReport {
     pub holes: u64,
     /// Blocks that were coded from a start state.
     pub started: u64,
+    /// Blocks that need the model.
+    pub modelled: u64,
+    /// Bytes that the model saves in them, estimated.
+    pub model_saves: u64,
 }
 
 /// Seals `source` into `temp`, then reads the segment back from the file, decodes and compares every block, and syncs.
@@ -201,7 +204,7 @@ pub fn seal(
         .thread_name(|i| format!("seal-{i}"))
         .build()
         .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;
-    if let Encoding::Packed(profile) = &options.encoding {
+    if let Encoding::Packed(Some(profile)) = &options.encoding {
         library.models().add_loaded(&profile.model);
     }
     let report = pool.install(|| write_segment(source, temp, options))?;
@@ -308,6 +311,8 @@ impl SealReport {
     pub(super) fn count(&mut self, block: &Encoded) {
         self.blocks[block.codec as usize] += 1;
         self.started += u64::from(block.started);
+        self.modelled += u64::from(block.model.is_some());
+        self.model_saves += u64::from(block.model_saves);
     }
 
     /// Adds another file's figures.
@@ -316,6 +321,8 @@ impl SealReport {
         self.stored += other.stored;
         self.holes += other.holes;
         self.started += other.started;
+        self.modelled += other.modelled;
+        self.model_saves += other.model_saves;
         for codec in CodecId::ALL {
             self.blocks[codec as usize] += other.blocks[codec as usize];
         }

@@ -36,7 +36,7 @@ fn profile() -> Profile {
 fn options(key_run: KeyRun) -> SealOptions<'static> {
     SealOptions {
         block_size: BLOCK as u32,
-        encoding: Encoding::Packed(profile()),
+        encoding: Encoding::Packed(Some(profile())),
         key_run,
         primer: None,
         jobs: 2,

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use vortex_fs::store::{Access, Archive};
+
 use crate::common::*;
 
 /// Every command that reads the segment `path` complains in one line about it.
@@ -165,10 +167,10 @@ fn special_files_are_not_read_for_ever() {
 fn unknown_profile_and_unusable_model() {
     let (dir, path) = with_file("a.csv", b"x");
     let line = complaint(
-        vortex_compress().args(["--profile", "none"]).arg(&path),
+        vortex_compress().args(["--profile", "nosuch"]).arg(&path),
         FAILED,
     );
-    assert!(line.contains("none") && line.contains("fast"), "{line}");
+    assert!(line.contains("nosuch") && line.contains("fast"), "{line}");
     let model = dir.path().join("model.safetensors");
     fs::write(&model, "rubbish").unwrap();
     let line = complaint(
@@ -244,12 +246,17 @@ fn archive_serves_the_models_that_its_segments_need() {
     let (dir, path) = with_file("b.bin", &content);
     let weights = tiny_model(3);
     let (_elsewhere, model) = with_file("own.safetensors", &weights);
-    vortex_fs::store::Archive::init(dir.path()).unwrap();
-    // Compressing with a model stores it in the archive.
+    Archive::init(dir.path()).unwrap();
+    // A model that no block names is not stored.
     run(
         vortex_compress().arg("--profile").arg(&model).arg(&path),
         GOOD,
     );
+    let archive = Archive::open(dir.path(), Access::Write).unwrap();
+    assert_eq!(archive.models().stored().unwrap(), []);
+    let profile = archive.models().profile(model.to_str().unwrap()).unwrap();
+    archive.models().store(&profile).unwrap();
+    drop(archive);
     fs::remove_file(&model).unwrap();
     let segment = dir.path().join("a.bin.vortex");
     segment_that_needs(&weights, &content, &segment);

@@ -546,6 +546,8 @@ fn with_needs() -> (tempfile::TempDir, Vec<u8>) {
     let archive = Archive::open(dir.path(), Access::Write).unwrap();
     let profile = archive.models().profile(file.to_str().unwrap()).unwrap();
     archive.models().store(&profile).unwrap();
+    let fast = archive.models().profile("fast").unwrap();
+    archive.models().store(&fast).unwrap();
     drop(archive);
     fs::remove_file(file).unwrap();
     segment_that_needs(&model, &records(3000), &dir.path().join("b.dat.vortex"));

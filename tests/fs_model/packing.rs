@@ -69,7 +69,7 @@ impl World {
             From::Nothing => plain,
             _ => SealOptions {
                 block_size: 16 << 10,
-                encoding: Encoding::Packed(self.profile.clone()),
+                encoding: Encoding::Packed(Some(self.profile.clone())),
                 // Two groups in the longest file.
                 key_run: KeyRun {
                     blocks: 2,

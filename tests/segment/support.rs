@@ -16,6 +16,7 @@ pub fn raw(bytes: &[u8]) -> Encoded {
     Encoded {
         codec: CodecId::Raw,
         model: None,
+        model_saves: 0,
         started: false,
         payload: bytes.to_vec(),
         decoded_len: bytes.len() as u32,

@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// Model to measure: a name that `vortex-fs profiles` lists, or a .safetensors file
+    /// Model to measure: a name that `vortex-fs profiles` lists, a .safetensors file, or `none`
     #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
     profile: String,
     /// Bytes of a block
@@ -71,7 +71,7 @@ struct Report {
 }
 
 pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
-    let profile = Models::built_in().profile(&args.profile)?;
+    let profile = Models::built_in().profile_or_none(&args.profile)?;
     let paths = files(&args.paths).map_err(|e| CliError::failed(e.to_string()))?;
     let (peers, missing): (Vec<Peer>, Vec<Peer>) =
         args.peers.iter().partition(|peer| peer.is_installed());
@@ -87,7 +87,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
         print(heading())?;
     }
     for path in &paths {
-        let measured = measure(path, &profile, &peers, &args)?;
+        let measured = measure(path, profile.as_ref(), &peers, &args)?;
         let figures = measured.figures(path.display().to_string());
         if !args.json {
             show(&figures)?;
@@ -98,7 +98,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
     let total = sum.figures("all files".to_owned());
     if args.json {
         print_json(&Report {
-            profile: profile.name.clone(),
+            profile: args.profile.clone(),
             block_size: args.block_size,
             key_blocks: args.key_blocks,
             peers_missing: missing.into_iter().map(Peer::name).collect(),
@@ -114,7 +114,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
 
 fn measure(
     path: &Path,
-    profile: &Profile,
+    profile: Option<&Profile>,
     peers: &[Peer],
     args: &Args,
 ) -> Result<Measured, CliError> {

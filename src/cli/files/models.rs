@@ -64,6 +64,17 @@ impl Models {
             .map_err(with_path(Path::new(name)))
     }
 
+    /// The profile of this name; `none` is none.
+    ///
+    /// # Errors
+    /// It can not be found or read, or is no model.
+    pub fn profile_or_none(&self, name: &str) -> Result<Option<Profile>, CliError> {
+        self.library()
+            .models()
+            .profile_or_none(name)
+            .map_err(with_path(Path::new(name)))
+    }
+
     /// Takes the writer's lock of the archive that `path` lies in, unless it is the one held here; nothing to do outside archives.
     ///
     /// # Errors

@@ -333,6 +333,7 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
         let dear = Encoded {
             codec: CodecId::Neural,
             model: model.map(|m| ModelId(m.id())),
+            model_saves: 0,
             started: true,
             payload: Vec::new(),
             decoded_len: 0,
