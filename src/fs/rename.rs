@@ -133,8 +133,9 @@ impl Fs {
             _ => {}
         }
         // What was safe under the new name must not be lost to content that is only in memory.
-        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form)) {
-            self.settle_content(&node)?;
+        if source.kind() == Kind::File {
+            let hold = self.hold_found(from.dir, from.name, source)?;
+            self.settle_content(&hold.node)?;
         }
         match (source.is_segment(), target.is_segment()) {
             (true, true) => {
@@ -166,9 +167,10 @@ impl Fs {
         }
     }
 
-    /// Makes the content durable if this file system changed it: what it keeps in memory, or what went through to a plain file.
+    /// Makes the content durable: what is kept in memory, or what went through to a plain file, be it before its node was last
+    /// forgotten. The caller holds the node, so that nobody closes the file before it is synced.
     fn settle_content(&self, node: &Arc<Node>) -> Result<()> {
-        let plain = !node.backing().is_segment() && node.version.load(Ordering::SeqCst) > 0;
+        let plain = !node.backing().is_segment();
         if plain && let Err(error) = self.load(node, false) {
             // Its mode may keep even the owner out by now.
             log::warn!("{}: not synced: {error}", lock(&node.name).display());

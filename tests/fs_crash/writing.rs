@@ -169,6 +169,16 @@ fn replacing_a_file_by_a_new_one_without_a_sync() {
 /// The same, where what replaces it was there before the archive, and so is written in place.
 #[test]
 fn replacing_a_file_by_a_plain_one_without_a_sync() {
+    replaces_by_a_plain_one("replace by a plain file without a sync", false);
+}
+
+/// The kernel may forget the file between writing and renaming, and all that is known of it is dropped then.
+#[test]
+fn replacing_a_file_by_a_plain_one_that_was_forgotten() {
+    replaces_by_a_plain_one("replace by a plain file that was forgotten", true);
+}
+
+fn replaces_by_a_plain_one(workload: &str, forgotten: bool) {
     let Some(mut world) = World::new() else {
         return;
     };
@@ -176,9 +186,14 @@ fn replacing_a_file_by_a_plain_one_without_a_sync() {
     world.plain("b", &noise(2000, 2));
     world.open();
     world.begin();
-    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
+    let node = world.node("a");
+    let fh = world.fs().open(node, RDWR).unwrap();
     world.write(fh, "a", 100, b"changed in place");
     world.fs().release(fh).unwrap();
+    if forgotten {
+        world.fs().forget(node, 1);
+        assert_eq!(world.fs().stats().nodes, 1, "the root alone");
+    }
     world.will(|tree: &mut Tree| {
         let moved = tree.remove(std::path::Path::new("a")).unwrap();
         tree.insert("b".into(), moved);
@@ -187,7 +202,7 @@ fn replacing_a_file_by_a_plain_one_without_a_sync() {
     fs.rename(ROOT, os("a"), ROOT, os("b"), RenameFlags::Replace)
         .unwrap();
     world.sync_dir(ROOT);
-    world.survives_every_crash("replace by a plain file without a sync");
+    world.survives_every_crash(workload);
 }
 
 #[test]
