@@ -352,6 +352,35 @@ fn a_file_with_several_names_stays_one_file() {
 }
 
 #[test]
+fn a_segment_is_found_by_a_later_name_and_repaired_under_all() {
+    let content = records(3 * BLOCK);
+    let (dir, segment) = archive(&content);
+    let folder = dir.path().join("later");
+    fs::create_dir(&folder).unwrap();
+    let names = ["plainly named", "later/a.dat.vortex", "later/plainly named"];
+    let names = names.map(|name| dir.path().join(name));
+    spoil(&segment, entries(&segment)[2].offset, 20);
+    for name in &names {
+        fs::hard_link(&segment, name).unwrap();
+    }
+    fs::remove_file(&segment).unwrap();
+    let report = repair(&[], dir.path(), DAMAGED);
+    assert_eq!(report["files"], 1);
+    let [entry] = &report["damaged"].as_array().unwrap()[..] else {
+        panic!("{report}");
+    };
+    assert_eq!(entry["names"].as_array().unwrap().len(), 3, "{report}");
+    for name in &names {
+        let metadata = fs::metadata(name).unwrap();
+        assert_eq!(metadata.nlink(), 3, "{}", name.display());
+    }
+    let range = format!("0:{}", 2 * BLOCK);
+    let mut cat = vortex_fs();
+    cat.args(["cat", "--range", &range]).arg(&names[1]);
+    assert!(run(&mut cat, GOOD).stdout == content[..2 * BLOCK]);
+}
+
+#[test]
 fn a_repair_that_can_not_change_a_name_is_finished_by_the_next_writer() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root to change the flags of a directory");

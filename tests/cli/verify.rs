@@ -85,3 +85,32 @@ fn missing_path_fails_and_the_rest_is_checked() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("none: no such file"));
     assert!(stdout(&output).contains("1 files checked"));
 }
+
+#[test]
+fn a_segment_is_found_by_a_later_name_and_checked_once() {
+    let (dir, segment) = with_segment(&records(40_000));
+    let folder = dir.path().join("later");
+    fs::create_dir(&folder).unwrap();
+    // Of these only two say that it is a segment, and those are not the first to be found.
+    for name in ["a.vortex", "b.vortex", "plainly named"] {
+        fs::hard_link(&segment, folder.join(name)).unwrap();
+    }
+    fs::rename(&segment, dir.path().join("plainly named, too")).unwrap();
+    let verify = |code| {
+        let done = run(vortex_fs().args(["verify", "--json"]).arg(dir.path()), code);
+        json(&done)
+    };
+    let report = verify(GOOD);
+    let stored = fs::metadata(folder.join("a.vortex")).unwrap().len();
+    // As a segment, and as the plain file that the other names make it.
+    assert_eq!(report["files"], 2);
+    assert_eq!(report["bytes"], 40_000 + stored);
+    let mut raw = fs::read(folder.join("a.vortex")).unwrap();
+    raw[stored as usize / 2] ^= 1;
+    fs::write(folder.join("a.vortex"), raw).unwrap();
+    let report = verify(DAMAGED);
+    let damaged = report["damaged"].as_array().unwrap();
+    assert_eq!(damaged.len(), 1, "{report}");
+    let path = damaged[0]["path"].as_str().unwrap();
+    assert!(path.ends_with(".vortex"), "{path}");
+}

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
+use crate::fs::sync::lock;
 
 const BLOCKS: u64 = 12;
 
@@ -243,4 +244,29 @@ fn names_race_without_losing_a_file() {
     });
     assert!(m.get("a").unwrap() == content);
     assert_eq!(m.names(""), ["a", "d"]);
+}
+
+#[test]
+fn bytes_appended_while_a_range_before_them_is_punched_stay() {
+    let m = Mounted::new();
+    let mut expected = data(BLOCK + 1000, 1);
+    let (id, fh) = m.create("a");
+    m.fs.write(fh, 0, &expected).unwrap();
+    let (node, end) = (m.fs.node(id).unwrap(), expected.len() as u64);
+    let before = node.version.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let storing = lock(&node.storing);
+        let punching = scope.spawn(|| m.fs.fallocate(fh, 3, 100, end - 100).unwrap());
+        // Once the rest of the first block is zeros it knows where the file ends, and waits to drop the second.
+        while node.version.load(Ordering::SeqCst) == before {
+            assert!(!punching.is_finished());
+            std::thread::yield_now();
+        }
+        m.fs.write(fh, end, b"appended").unwrap();
+        drop(storing);
+        punching.join().unwrap();
+    });
+    expected[100..].fill(0);
+    expected.extend(b"appended");
+    assert!(m.get("a").unwrap() == expected);
 }
