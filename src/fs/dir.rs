@@ -79,7 +79,7 @@ impl Fs {
                 node.set_name(dir.id, &entry.name);
                 let attr = self
                     .refresh(&node)
-                    .and_then(|()| self.attr_by(&node, &stat))
+                    .and_then(|()| self.attr_by(&node, Some(stat)))
                     .inspect_err(|_| self.nodes.forget(node.id, 1))?;
                 return Ok((node.id, attr));
             }

@@ -162,21 +162,22 @@ impl Fs {
         let _names = self.changing()?;
         let (node, dir) = (self.node(id)?, self.node(parent)?);
         let _entries = write(&dir.entries);
-        let backing = node.backing();
-        let backing_name = self.free_name(&dir, name, backing.form)?;
-        if node.kind == Kind::Dir {
-            return Err(FsError::Backing(Errno::PERM));
-        }
-        sys::linkat(
-            sys::CWD,
-            backing.proc_path(),
-            &*dir.backing(),
-            &backing_name,
-            AtFlags::SYMLINK_FOLLOW,
-        )?;
+        node.change_attributes(|backing| {
+            let backing_name = self.free_name(&dir, name, backing.form)?;
+            if node.kind == Kind::Dir {
+                return Err(FsError::Backing(Errno::PERM));
+            }
+            Ok(sys::linkat(
+                sys::CWD,
+                backing.proc_path(),
+                &*dir.backing(),
+                &backing_name,
+                AtFlags::SYMLINK_FOLLOW,
+            )?)
+        })?;
         *lock(&node.new_in) = Some(dir.backing());
         let attr = self.attr_of(&node)?;
-        self.nodes.find(backing.key);
+        self.nodes.find(node.backing().key);
         Ok((node.id, attr))
     }
 

@@ -121,6 +121,15 @@ impl Node {
         Arc::clone(&read(&self.backing))
     }
 
+    /// Changes attributes of the backing inode while nothing is stored, which would hide that they changed, and no swap copies them.
+    pub(super) fn change_attributes<T>(
+        &self,
+        change: impl FnOnce(&Backing) -> Result<T>,
+    ) -> Result<T> {
+        let _content = read(&self.content);
+        change(&self.backing())
+    }
+
     /// Notes by what name it was looked up.
     pub(super) fn set_name(&self, dir: NodeId, name: &OsStr) {
         self.parent.store(dir.0, Ordering::Relaxed);

@@ -20,19 +20,19 @@ impl Fs {
         }
         let hold = self.hold(id)?;
         let node = &hold.node;
-        let backing = node.backing();
-        if set.uid.is_some() || set.gid.is_some() {
-            backing.set_owner(set.uid, set.gid)?;
-        }
-        // After the owner, because a new owner takes the set-uid bits away.
-        if let Some(mode) = set.mode {
-            backing.set_mode(mode)?;
-        }
+        node.change_attributes(|backing| {
+            if set.uid.is_some() || set.gid.is_some() {
+                backing.set_owner(set.uid, set.gid)?;
+            }
+            // After the owner, because a new owner takes the set-uid bits away.
+            set.mode.map_or(Ok(()), |mode| backing.set_mode(mode))
+        })?;
         if let Some(size) = set.size {
             self.truncate(node, size)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let mut content = write(&node.content);
+            let backing = node.backing();
             backing.set_times(set.atime, set.mtime)?;
             if let Content::Segment(open) = &mut *content
                 && open.mtime.is_some()

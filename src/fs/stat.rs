@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{self, Attr, Kind, StatFs, Time};
-use super::backing::Backing;
+use super::backing::{Backing, InodeKey};
 use super::content::{Content, Segmented};
 use super::disk_cache::{DiskCache, DiskCacheStats};
 use super::errno::{FsError, Result};
@@ -97,12 +97,24 @@ impl Fs {
     }
 
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
-        self.attr_by(node, &node.backing().stat()?)
+        self.attr_by(node, None)
     }
 
-    /// The same where the backing inode's attributes are known.
-    pub(super) fn attr_by(&self, node: &Arc<Node>, stat: &Stat) -> Result<Attr> {
+    /// The same where the backing inode's attributes may be known.
+    pub(super) fn attr_by(&self, node: &Arc<Node>, known: Option<Stat>) -> Result<Attr> {
+        // Locked, because storing changes times that are not to be seen, and a swap the backing file.
+        let content = read(&node.content);
         let backing = node.backing();
+        let usable = |stat: &Stat| {
+            let [_, _, ctime] = attr::times(stat);
+            matches!(*content, Content::Closed)
+                && InodeKey::new(stat, backing.form) == backing.key
+                && lock(&node.ctime).is_none_or(|pin| pin.backing == ctime)
+        };
+        let stat = &match known.filter(usable) {
+            Some(stat) => stat,
+            None => backing.stat()?,
+        };
         let mut attr = attr::from_stat(stat, node.ino);
         attr.ctime = shown_ctime(node, attr.ctime);
         if node.id == NodeId::ROOT && self.archive.private_fd().is_some() {
@@ -113,7 +125,7 @@ impl Fs {
             return Ok(attr);
         }
         attr.blksize = self.options.block_size;
-        if let Content::Segment(open) = &*read(&node.content) {
+        if let Content::Segment(open) = &*content {
             attr.size = open.size();
             attr.blocks += open.dirty_bytes().div_ceil(512);
             attr.mtime = open.mtime.unwrap_or(attr.mtime);

@@ -38,12 +38,8 @@ impl Fs {
             .ok()
             .and_then(XattrFlags::from_bits)
             .ok_or(FsError::Invalid)?;
-        Ok(fs::setxattr(
-            self.node(node)?.backing().proc_path(),
-            name,
-            value,
-            flags,
-        )?)
+        self.node(node)?
+            .change_attributes(|backing| Ok(fs::setxattr(backing.proc_path(), name, value, flags)?))
     }
 
     /// Removes an extended attribute.
@@ -52,10 +48,8 @@ impl Fs {
     /// `ENODATA` if there is none; what the backing file system answers.
     pub fn removexattr(&self, node: NodeId, name: &OsStr) -> Result<()> {
         let _names = self.changing()?;
-        Ok(fs::removexattr(
-            self.node(node)?.backing().proc_path(),
-            name,
-        )?)
+        self.node(node)?
+            .change_attributes(|backing| Ok(fs::removexattr(backing.proc_path(), name)?))
     }
 }
 

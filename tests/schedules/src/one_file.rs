@@ -4,6 +4,7 @@
 //! free is given back under those who still read it.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use crate::store::{Access, Archive, BlockSource, Encoding, KeyRun, SealOptions, 
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 
-use crate::fs::{Caller, Fh, Fs, FsError, FsOptions, NodeId, Outcome, RenameFlags, SetAttr};
+use crate::fs::{
+    Attr, Caller, Fh, Fs, FsError, FsOptions, NodeId, Outcome, RenameFlags, SetAttr, SetTime, Time,
+};
 use crate::run::many;
 
 schedules! {
@@ -23,6 +26,11 @@ schedules! {
     many a_rename_over_it_shows_the_old_or_the_new,
     many a_second_mount_sees_what_was_committed,
     many removed_and_closed_it_leaves_nothing,
+    many attributes_show_no_swap,
+    many attributes_show_no_storing,
+    many attributes_set_while_it_is_swapped_stay,
+    many removed_and_made_anew_while_it_is_packed_it_is_the_new_one,
+    many linked_while_it_is_packed_twice_it_stays_one_file,
 }
 
 const BLOCK: usize = 16 << 10;
@@ -98,13 +106,16 @@ impl World {
     }
 }
 
-fn create(fs: &Fs, name: &str) -> Fh {
-    let me = Caller {
+fn me() -> Caller {
+    Caller {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         umask: 0,
-    };
-    fs.create(ROOT, os(name), 0o600, RDWR, me).unwrap().2
+    }
+}
+
+fn create(fs: &Fs, name: &str) -> Fh {
+    fs.create(ROOT, os(name), 0o600, RDWR, me()).unwrap().2
 }
 
 fn open_file(fs: &Fs, name: &str, flags: i32) -> Result<Fh, FsError> {
@@ -173,6 +184,16 @@ fn pack(fs: &Fs, name: &str) -> Result<bool, FsError> {
     };
     seal(&Copy(bytes), &temp, fs.archive().library(), &options)?;
     Ok(fs.finish_repack(snapshot, temp)? == Outcome::Swapped)
+}
+
+/// Makes a segment a plain file, as the unpack job does; answers whether the result was taken.
+fn unpack(fs: &Fs, name: &str) -> Result<bool, FsError> {
+    let snapshot = fs.snapshot(Path::new(name))?;
+    let mut bytes = vec![0; snapshot.len() as usize];
+    snapshot.read_at(&mut bytes, 0)?;
+    let temp = fs.archive().temp_file()?;
+    temp.file().write_all_at(&bytes, 0)?;
+    Ok(fs.finish_unpack(snapshot, temp)? == Outcome::Swapped)
 }
 
 fn spawn<T: 'static + Send>(
@@ -410,4 +431,129 @@ fn removed_and_closed_it_leaves_nothing() {
     world.fs.shutdown().unwrap();
     assert_eq!(world.fs.stats().nodes, 1, "the root alone");
     assert_eq!(version(&world.after_remount("keep")), 1);
+}
+
+/// What no storing and no swap may change.
+fn shown(attr: &Attr) -> (u64, u64, Time, Time, u32) {
+    (attr.ino, attr.size, attr.mtime, attr.ctime, attr.nlink)
+}
+
+/// Looks a few times at the attributes, which others must not be seen to change.
+fn looks_the_same(world: &World, node: NodeId, before: Attr) -> thread::JoinHandle<()> {
+    spawn(&world.fs, move |fs| {
+        for _ in 0..3 {
+            let now = fs.getattr(node, None).unwrap();
+            assert_eq!(shown(&now), shown(&before));
+        }
+    })
+}
+
+fn attributes_show_no_swap() {
+    let world = World::with("a", &content(1));
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    let set = SetAttr {
+        mtime: Some(SetTime::At((1000, 5))),
+        ..SetAttr::default()
+    };
+    let before = world.fs.setattr(node, None, set).unwrap();
+    let looker = looks_the_same(&world, node, before);
+    let packer = spawn(&world.fs, |fs| {
+        assert!(unpack(fs, "a").unwrap());
+        assert!(pack(fs, "a").unwrap());
+    });
+    looker.join().unwrap();
+    packer.join().unwrap();
+    assert_eq!(version(&world.after_remount("a")), 1);
+}
+
+fn attributes_show_no_storing() {
+    let world = World::with("a", &content(1));
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    let fh = world.fs.open(node, RDWR).unwrap();
+    world.fs.write(fh, 0, &content(2)).unwrap();
+    let before = world.fs.getattr(node, None).unwrap();
+    let looker = looks_the_same(&world, node, before);
+    let syncer = spawn(&world.fs, move |fs| {
+        fs.fsync(fh, false).unwrap();
+        fs.release(fh).unwrap();
+    });
+    looker.join().unwrap();
+    syncer.join().unwrap();
+    assert_eq!(version(&world.after_remount("a")), 2);
+}
+
+/// A rename that exchanges a segment with a directory makes it a plain file, beside others who change its attributes.
+fn attributes_set_while_it_is_swapped_stay() {
+    let world = World::with("a", &content(1));
+    world.fs.mkdir(ROOT, os("d"), 0o700, me()).unwrap();
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    let at: Time = (1000, 5);
+    let setter = spawn(&world.fs, move |fs| {
+        let (mode, mtime) = (Some(0o640), Some(SetTime::At(at)));
+        for (mode, mtime) in [(mode, None), (None, mtime)] {
+            let set = SetAttr {
+                mode,
+                mtime,
+                ..SetAttr::default()
+            };
+            fs.setattr(node, None, set).unwrap();
+        }
+    });
+    let mover = spawn(&world.fs, |fs| {
+        fs.rename(ROOT, os("a"), ROOT, os("d"), RenameFlags::Exchange)
+            .unwrap();
+        pack(fs, "d").unwrap();
+    });
+    setter.join().unwrap();
+    mover.join().unwrap();
+    let now = world.fs.getattr(node, None).unwrap();
+    assert_eq!((now.perm & 0o7777, now.mtime), (0o640, at));
+    assert_eq!(version(&world.after_remount("d")), 1);
+}
+
+fn removed_and_made_anew_while_it_is_packed_it_is_the_new_one() {
+    let world = World::with("a", &content(1));
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    world.fs.forget(node, 2);
+    let maker = spawn(&world.fs, |fs| {
+        fs.unlink(ROOT, os("a")).unwrap();
+        let fh = create(fs, "a");
+        fs.write(fh, 0, &content(2)).unwrap();
+        fs.release(fh).unwrap();
+        let node = fs.resolve(Path::new("a")).unwrap();
+        fs.forget(node, 2);
+    });
+    let packers = [0, 1].map(|_| {
+        spawn(&world.fs, |fs| match pack(fs, "a") {
+            Ok(_) | Err(FsError::NotFound) => {}
+            Err(error) => panic!("{error}"),
+        })
+    });
+    maker.join().unwrap();
+    for packer in packers {
+        packer.join().unwrap();
+    }
+    assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 2);
+    assert_eq!(version(&world.after_remount("a")), 2);
+}
+
+fn linked_while_it_is_packed_twice_it_stays_one_file() {
+    let world = World::with("a", &content(1));
+    let linker = spawn(&world.fs, |fs| {
+        let node = fs.resolve(Path::new("a")).unwrap();
+        fs.link(node, ROOT, os("b")).unwrap();
+        let fh = open_file(fs, "b", RDWR).unwrap();
+        fs.write(fh, 0, &content(2)).unwrap();
+        fs.release(fh).unwrap();
+    });
+    let packers = [0, 1].map(|_| spawn(&world.fs, |fs| pack(fs, "a").unwrap()));
+    linker.join().unwrap();
+    for packer in packers {
+        packer.join().unwrap();
+    }
+    let [a, b] = ["a", "b"].map(|name| world.fs.resolve(Path::new(name)).unwrap());
+    assert_eq!(a, b);
+    assert_eq!(world.fs.getattr(a, None).unwrap().nlink, 2);
+    assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 2);
+    assert_eq!(version(&world.after_remount("b")), 2);
 }
