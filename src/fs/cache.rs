@@ -128,6 +128,12 @@ impl BlockCache {
         outcome
     }
 
+    /// Whether the block `key` is there, or is being decoded.
+    pub(super) fn has_or_decodes(&self, key: Key) -> bool {
+        let inner = lock(&self.inner);
+        inner.blocks.contains(&key) || inner.flights.contains_key(&key)
+    }
+
     /// The block `key` if it is there, without counting as a use.
     pub(super) fn get(&self, key: Key) -> Option<Block> {
         lock(&self.inner).blocks.peek(&key).cloned()

@@ -104,7 +104,7 @@ impl Fs {
                 Content::Segment(open) => match open.plan(offset, len) {
                     Ok(pieces) => {
                         let next = if ahead {
-                            let window = self.options.jobs as u64 * open.block_size();
+                            let window = 2 * self.options.jobs as u64 * open.block_size();
                             let end = offset.saturating_add(len as u64);
                             // A block that cannot be planned fails the read that wants it.
                             open.plan(end, window as usize).unwrap_or_default()
@@ -127,6 +127,7 @@ impl Fs {
             let planned = content::stored_bytes(&pieces) + content::stored_bytes(&next);
             if caching == Caching::Keep && planned / 3 * 4 <= self.cache.limit() {
                 self.read_ahead(&source, &pieces, &next);
+                self.decode_unclaimed(&source, &pieces);
             }
             let held = (attempt >= RETRIES).then_some(content);
             let failed = match self.assemble(&pieces, &source, out, caching) {
@@ -239,10 +240,10 @@ impl Fs {
         Ok(decoded?)
     }
 
-    /// Whether the cache has the block.
-    pub(super) fn has_decoded(&self, source: &Source, entry: &BlockEntry) -> bool {
+    /// Whether the cache has the block, or somebody is decoding it for that.
+    pub(super) fn has_or_decodes(&self, source: &Source, entry: &BlockEntry) -> bool {
         let (instance, offset) = (source.instance, entry.offset);
-        self.cache.get(Key { instance, offset }).is_some()
+        self.cache.has_or_decodes(Key { instance, offset })
     }
 
     fn changed_since(&self, node: &Node, failed: &Unreadable) -> bool {

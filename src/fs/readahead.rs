@@ -45,6 +45,13 @@ struct Job {
     entry: BlockEntry,
 }
 
+impl Job {
+    fn is_same(&self, other: &Job) -> bool {
+        let key = |job: &Job| (job.source.instance, job.entry.offset);
+        key(self) == key(other)
+    }
+}
+
 impl ReadAhead {
     /// Ends all threads once they have decoded what they are at.
     pub(super) fn stop(&self) {
@@ -78,6 +85,9 @@ impl ReadAhead {
             if state.jobs.len() >= most {
                 break;
             }
+            if state.jobs.iter().any(|queued| queued.is_same(&job)) {
+                continue;
+            }
             state.jobs.push_back(job);
             if state.idle >= state.jobs.len() {
                 self.shared.wake.notify_one();
@@ -101,6 +111,10 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
     let _ending = Ending(shared);
     while let Some(job) = shared.next() {
         let Some(fs) = fs.upgrade() else { break };
+        if fs.has_or_decodes(&job.source, &job.entry) {
+            // To wait for another one would leave a core idle.
+            continue;
+        }
         // An error is told to the one who reads the block.
         let _ = fs.decoded(&job.source, job.block, &job.entry, Caching::Keep);
     }
@@ -150,10 +164,15 @@ impl Fs {
             None => &[],
         };
         let slow = |piece: &&Piece| matches!(piece, Piece::Stored { entry, .. } if entry.codec == CodecId::Neural);
+        // The reader decodes, too, and more threads than cores take each other's caches where a decoder needs much memory.
+        let mut threads = self.options.jobs;
+        if pieces.iter().any(|piece| slow(&piece)) {
+            threads = threads.saturating_sub(1);
+        }
         let wanted = later.iter().chain(next.iter().filter(slow));
         let jobs = wanted.filter_map(|piece| match piece {
             Piece::Stored { block, entry, .. }
-                if entry.codec != CodecId::Raw && !self.has_decoded(source, entry) =>
+                if entry.codec != CodecId::Raw && !self.has_or_decodes(source, entry) =>
             {
                 Some(Job {
                     source: Arc::clone(source),
@@ -166,7 +185,20 @@ impl Fs {
         let mut jobs = jobs.peekable();
         if jobs.peek().is_some() {
             expect(source, pieces);
-            self.readahead.submit(&self.this, jobs, self.options.jobs);
+            self.readahead.submit(&self.this, jobs, threads);
+        }
+    }
+
+    /// Decodes those of the pieces that nobody else does, before anybody waits for the others.
+    pub(super) fn decode_unclaimed(&self, source: &Arc<Source>, pieces: &[Piece]) {
+        for piece in pieces {
+            if let Piece::Stored { block, entry, .. } = piece
+                && entry.codec == CodecId::Neural
+                && !self.has_or_decodes(source, entry)
+            {
+                // An error is told by who puts the pieces together.
+                let _ = self.decoded(source, *block, entry, Caching::Keep);
+            }
         }
     }
 }
