@@ -128,6 +128,38 @@ fn a_golden_lost_block_stays_lost() {
     assert_eq!(report.worst(), Some(Severity::Damage));
 }
 
+/// Blocks of three index pages, with one that has none between them.
+fn paged_blocks() -> [(u64, Vec<u8>); 4] {
+    [0, 1023, 1024, 3500].map(|block| (block, records(20 + block as usize / 100)))
+}
+
+fn paged() -> Vec<u8> {
+    let storage = Arc::new(MemStorage::default());
+    let mut writer = SealedWriter::new(storage.clone(), BS).unwrap();
+    for (block, data) in paged_blocks() {
+        writer.push(block, &raw(&data)).unwrap();
+    }
+    writer.finish(4000 * u64::from(BS)).unwrap();
+    storage.to_vec()
+}
+
+#[test]
+fn golden_pages_lead_to_the_blocks_they_always_led_to() {
+    let kept = fs::read(golden("paged.vortex")).unwrap();
+    assert!(
+        kept == paged(),
+        "paged.vortex is no longer written as it was"
+    );
+    let storage = Arc::new(MemStorage::new(kept));
+    let segment = Segment::open(storage.clone()).unwrap();
+    let found = content(&segment).unwrap();
+    assert_eq!(found.size, 4000 * u64::from(BS));
+    assert_eq!(found.blocks, paged_blocks().into());
+    assert_eq!(segment.next_data(1025).unwrap(), Some(3500));
+    let report = check(storage, |_, _, _| Ok(())).unwrap();
+    assert_eq!(report.findings, []);
+}
+
 #[test]
 #[ignore = "run by hand once for each version of the format; it never replaces a file"]
 fn write_golden_segments() {
@@ -136,6 +168,7 @@ fn write_golden_segments() {
         ("sealed.vortex", sealed()),
         ("started.vortex", started()),
         ("lost.vortex", lost()),
+        ("paged.vortex", paged()),
     ] {
         let path = golden(name);
         if !path.exists() {
