@@ -12,7 +12,8 @@ use crate::store::{Access, Archive, Profile};
 
 /// List the profiles that --profile takes: built in, and those stored in an archive
 ///
-/// A profile is a model, named by the hash of its file. Every block says which model it needs.
+/// A profile is a model, named by the hash of its file. Every block says which model it needs. What a byte costs is given in
+/// multiply-accumulates at most, of 8-bit integers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -106,8 +107,8 @@ fn row(profile: &Profile) -> Row {
 
 fn show(rows: &[Row]) -> Result<(), CliError> {
     print(format_args!(
-        "{:<16} {:<32} {:>10} {:>10}  WHERE",
-        "NAME", "MODEL", "PARAMETERS", "SIZE"
+        "{:<16} {:<32} {:>10} {:>10} {:>10}  WHERE",
+        "NAME", "MODEL", "SIZE", "PARAMETERS", "MACS/BYTE"
     ))?;
     for row in rows {
         let name = if row.name == row.model {
@@ -120,10 +121,11 @@ fn show(rows: &[Row]) -> Result<(), CliError> {
         places.extend(row.stored_in_archive.then_some("archive"));
         places.extend(row.is_default.then_some("default"));
         print(format_args!(
-            "{name:<16} {:<32} {:>10} {:>10}  {}",
+            "{name:<16} {:<32} {:>10} {:>10} {:>10}  {}",
             row.model,
-            row.parameters,
             show_bytes(row.bytes),
+            row.parameters,
+            row.macs_per_byte,
             places.join(", ")
         ))?;
     }

@@ -146,6 +146,12 @@ fn every_variable_receives_a_gradient() {
             .to_scalar::<f32>()
             .unwrap();
         assert!(sum.is_finite() && sum > 0.0, "{name}: {sum}");
+        // Every single parameter, where all are used: of the embedding only those of bytes that came are.
+        let all = g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let moved = all.iter().filter(|&&g| g != 0.0).count();
+        if name != "embedding" {
+            assert_eq!(moved, all.len(), "{name}");
+        }
     }
 }
 

@@ -24,6 +24,42 @@ fn default_profile_is_built_in() {
     );
 }
 
+/// One's own profile, once files are packed with it: with its hash, its size and what a byte costs.
+#[test]
+fn profile_of_an_archive_is_listed_with_what_it_costs() {
+    use vortex_fs::{codec::ModelId, engine::Model};
+    let (dir, path) = with_file("a.bin", &records(3000));
+    let (own, model) = (dir.path().join("own.safetensors"), tiny_model(3));
+    std::fs::write(&own, &model).unwrap();
+    vortex_fs::store::Archive::init(dir.path()).unwrap();
+    run(
+        vortex_compress().arg(&path).arg("--profile").arg(&own),
+        GOOD,
+    );
+    let list = || {
+        let mut command = vortex_fs();
+        command.arg("profiles").arg(dir.path());
+        command
+    };
+    let rows = json(&run(list().arg("--json"), GOOD));
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2, "the built-in one and that of the archive");
+    let config = Model::from_bytes(&model).unwrap().config().clone();
+    let id = ModelId::of(&model).to_string();
+    let row = rows.iter().find(|row| row["model"] == id.as_str()).unwrap();
+    assert_eq!(row["built_in"], false);
+    assert_eq!(row["stored_in_archive"], true);
+    assert_eq!(row["bytes"].as_u64(), Some(model.len() as u64));
+    let macs = config.macs_per_byte() as u64;
+    assert_eq!(row["macs_per_byte"].as_u64(), Some(macs));
+    let text = stdout(&run(&mut list(), GOOD));
+    let line = text.lines().find(|line| line.contains(&id)).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert!(words.contains(&macs.to_string().as_str()), "{text}");
+    assert!(text.lines().next().unwrap().contains("MACS/BYTE"), "{text}");
+    assert!(line.ends_with("archive"), "{text}");
+}
+
 #[test]
 fn model_of_an_archive_is_listed() {
     let dir = tempfile::tempdir().unwrap();
