@@ -57,6 +57,7 @@ const CRATE_OWNERS: &[(&str, &[&str])] = &[
     ("candle_core", &["model", "train"]),
     ("candle_nn", &["model", "train"]),
     ("clap", &["cli"]),
+    ("plotters", &["train"]),
     ("constriction", &["codec"]),
 ];
 

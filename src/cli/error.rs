@@ -164,6 +164,7 @@ fn system_remedy(kind: io::ErrorKind) -> Option<&'static str> {
             "free some space, or write elsewhere with -o; nothing was changed"
         }
         io::ErrorKind::ReadOnlyFilesystem => "write elsewhere with -o, or remount it writable",
+        io::ErrorKind::AlreadyExists => "remove it, or name another place",
         io::ErrorKind::IsADirectory => "name a file inside it",
         io::ErrorKind::NotADirectory => "name a directory",
         _ => return None,

@@ -13,7 +13,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
-use serde::{Deserialize, Serialize};
 
 use super::disk_files::{self, Keeper};
 use crate::segment::{BlockEntry, StartEntry, Starts};
@@ -31,8 +30,7 @@ pub struct DiskCacheOptions {
 }
 
 /// What the disk cache has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskCacheStats {
     /// Bytes that its files take.
     pub bytes: u64,

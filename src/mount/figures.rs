@@ -8,7 +8,7 @@ use crate::fs::{BOUNDS, Fs, Latency};
 use crate::pack::idle::IdleView;
 use crate::pack::protocol::escape;
 use crate::pack::scrub::ScrubView;
-use crate::pack::status::{Bucket, Cache, Decode, Memory, Requests, Status, Writes};
+use crate::pack::status::{Bucket, Cache, Decode, DiskCache, Memory, Requests, Status, Writes};
 use crate::pack::tally::Tally;
 use crate::store::Access;
 
@@ -76,7 +76,15 @@ impl Figures {
                 hits: starts.hits(),
                 misses: starts.made(),
             },
-            disk_cache: stats.disk_cache,
+            disk_cache: stats.disk_cache.map(|d| DiskCache {
+                bytes: d.bytes,
+                limit: d.limit,
+                hits: d.hits,
+                misses: d.misses,
+                stored: d.stored,
+                evicted: d.evicted,
+                damaged: d.damaged,
+            }),
             decode: codecs.map(|(codec, took)| decode(*codec, took)).collect(),
             writes: Writes {
                 dirty_bytes: stats.dirty_bytes,

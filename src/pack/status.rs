@@ -4,8 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fs::DiskCacheStats;
-
 /// Figures of a daemon. Fields may be added, and are never renamed or given another meaning.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -32,7 +30,7 @@ pub struct Status {
     pub starts: Cache,
     /// The disk cache of decoded blocks, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_cache: Option<DiskCacheStats>,
+    pub disk_cache: Option<DiskCache>,
     /// How long decoding a block took those who read it, by codec.
     pub decode: Vec<Decode>,
     /// What was written.
@@ -84,6 +82,26 @@ pub struct Cache {
     pub hits: u64,
     /// How often that had to be made.
     pub misses: u64,
+}
+
+/// A cache on a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskCache {
+    /// Bytes that its files take.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub limit: u64,
+    /// Blocks that it had.
+    pub hits: u64,
+    /// Blocks that had to be decoded.
+    pub misses: u64,
+    /// Blocks that were written to it.
+    pub stored: u64,
+    /// Blocks that made room for others.
+    pub evicted: u64,
+    /// Files that were not what they should be, and went.
+    pub damaged: u64,
 }
 
 /// Decoding with one codec.

@@ -12,7 +12,7 @@ use crate::segment::{Segment, Storage};
 
 /// A segment file opened for reading its logical bytes.
 pub struct SegmentReader<'m> {
-    segment: Segment,
+    segment: Arc<Segment>,
     library: &'m Library,
     path: PathBuf,
 }
@@ -37,16 +37,22 @@ impl<'m> SegmentReader<'m> {
         library: &'m Library,
     ) -> Result<Self, StoreError> {
         let segment = Segment::open(file as Arc<dyn Storage>)?;
-        Ok(SegmentReader {
+        Ok(Self::of(Arc::new(segment), path, library))
+    }
+
+    /// Reads a segment that is open already. Readers of the same one share its start states.
+    #[must_use]
+    pub fn of(segment: Arc<Segment>, path: &Path, library: &'m Library) -> Self {
+        SegmentReader {
             segment,
             library,
             path: path.to_path_buf(),
-        })
+        }
     }
 
     /// The segment itself.
     #[must_use]
-    pub fn segment(&self) -> &Segment {
+    pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
 

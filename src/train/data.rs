@@ -1,43 +1,111 @@
-//! Training data: files as memory maps, cut into blocks as the codec cuts them, grouped by directory.
+//! Training data: blocks of files as the codec cuts them, grouped by directory, each fetched when it is needed.
 //!
-//! Of a file of four blocks or more the last tenth is held out, in whole blocks; of smaller files every tenth of its directory
-//! is held out. A directory is a source; windows are drawn from all sources alike, whatever their
-//! sizes, and from the blocks of a source alike.
+//! A directory is a source. Of a file of four blocks or more the last tenth is held out, in whole blocks; of smaller files
+//! every tenth of its directory; where that leaves nothing, the last block of the source, unless it is the only one.
+//!
+//! A run draws blocks, from all sources alike whatever their sizes and from the blocks of a source alike. [`POOL`] drawn blocks
+//! are in play at a time; segments are cut from any of them, and after [`USES`] segments the oldest makes room for a new one. What segment
+//! a run sees when is a pure function of the seed, and of the names and lengths of the files.
+//!
+//! Memory is bounded: about 200 bytes a file, `2 * POOL` blocks (32 MiB), and one a thread. Plain files are mapped block by block,
+//! so that only a [`Decoder`]'s blocks take memory that is not the page cache's.
 
 use super::TrainError;
 use crate::engine::{Config, features, stride};
-use memmap2::Mmap;
+use lru::LruCache;
+use memmap2::{Mmap, MmapOptions};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 64 * 1024;
+/// Drawn blocks that segments are cut from at a time.
+const POOL: usize = 256;
+/// Blocks that are kept: with twice those in play, none is fetched twice before its time is over.
+const KEPT: NonZeroUsize = NonZeroUsize::new(2 * POOL).expect("not 0");
+/// Segments after which a new block is drawn: what is decoded to be trained on is used more than once.
+const USES: u64 = 8;
+/// Draws in place of a damaged block before the run gives up.
+const ATTEMPTS: u64 = 16;
 
-/// Where a block lies.
-#[derive(Debug)]
-struct Block {
-    file: usize,
-    from: usize,
-    to: usize,
-    stride: OnceLock<u16>,
+/// Reads files that do not hold their bytes as they are.
+pub trait Decoder: Send + Sync {
+    /// `len` bytes of the content of the file `path`, from byte `from` on.
+    ///
+    /// # Errors
+    /// [`TrainError::Decode`].
+    fn read(&self, path: &Path, from: u64, len: usize) -> Result<Vec<u8>, TrainError>;
 }
 
-/// The blocks of one directory.
-#[derive(Debug, Default)]
+/// A file to learn from.
+pub struct Input {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes of its content.
+    pub len: u64,
+    /// What reads its content; nothing for a plain file.
+    pub decoder: Option<Arc<dyn Decoder>>,
+}
+
+/// A file's blocks: the first `train` are trained on, the next `held_out` are not.
+struct Member {
+    input: Input,
+    train: u64,
+    held_out: u64,
+}
+
+/// The files of one directory.
+#[derive(Default)]
 pub struct Source {
     /// The directory.
     pub name: String,
-    train: Vec<Block>,
-    held_out: Vec<Block>,
+    members: Vec<Member>,
+    /// Blocks to train on in each file and all before it.
+    ends: Vec<u64>,
+}
+
+/// Names a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    source: usize,
+    member: usize,
+    block: u64,
+}
+
+/// The bytes of a block, mapped or decoded.
+pub(super) struct Block {
+    bytes: Bytes,
+    /// Length of its records, 0 if there are none.
+    pub(super) stride: u16,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Decoded(Vec<u8>),
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Decoded(bytes) => bytes,
+        }
+    }
 }
 
 /// All data of a run.
-#[derive(Debug)]
 pub struct Corpus {
-    maps: Vec<Mmap>,
     sources: Vec<Source>,
+    window: usize,
+    pool: Mutex<LruCache<Key, Arc<Block>>>,
+    damaged: AtomicU64,
 }
 
 /// One training segment.
@@ -50,48 +118,31 @@ pub(super) struct Segment {
 }
 
 impl Corpus {
-    /// Maps all regular files under `paths`.
+    /// The blocks of these files, none of which is opened yet.
     ///
     /// # Errors
-    /// A path that can not be read, or no file with at least `window` bytes to train on.
-    pub fn open(paths: &[PathBuf], window: usize) -> Result<Self, TrainError> {
-        let mut directories: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
-        for path in paths {
-            collect(path, &mut directories)?;
+    /// No file has at least `window` bytes to train on.
+    pub fn new(inputs: Vec<Input>, window: usize) -> Result<Self, TrainError> {
+        let files = inputs.len();
+        let mut directories: BTreeMap<PathBuf, Vec<Input>> = BTreeMap::new();
+        for input in inputs {
+            let directory = input.path.parent().unwrap_or(Path::new("")).to_owned();
+            directories.entry(directory).or_default().push(input);
         }
-        let mut corpus = Corpus {
-            maps: Vec::new(),
-            sources: Vec::new(),
-        };
-        for (directory, mut files) in directories {
-            files.sort();
-            let mut source = Source {
-                name: directory.display().to_string(),
-                ..Source::default()
-            };
-            for (i, path) in files.iter().enumerate() {
-                let file = File::open(path).map_err(TrainError::io(path))?;
-                let len = file.metadata().map_err(TrainError::io(path))?.len();
-                if len < window as u64 {
-                    continue;
-                }
-                // SAFETY: the map is only read. If another process changes or truncates the file meanwhile, training reads other
-                // bytes or dies of SIGBUS; no memory of this process is corrupted.
-                let map = unsafe { Mmap::map(&file) }.map_err(TrainError::io(path))?;
-                source.add(corpus.maps.len(), map.len(), i, window);
-                corpus.maps.push(map);
-            }
-            if !source.train.is_empty() {
-                corpus.sources.push(source);
-            }
+        let sources: Vec<Source> = directories
+            .into_iter()
+            .map(|(directory, files)| Source::new(directory.display().to_string(), files, window))
+            .filter(|source| source.blocks() > 0)
+            .collect();
+        if sources.is_empty() {
+            return Err(TrainError::Data { files, window });
         }
-        if corpus.sources.is_empty() {
-            let text = format!(
-                "no file of at least {window} bytes (dataset.window_size) under the given paths"
-            );
-            return Err(TrainError::Data(text));
-        }
-        Ok(corpus)
+        Ok(Corpus {
+            sources,
+            window,
+            pool: Mutex::new(LruCache::new(KEPT)),
+            damaged: AtomicU64::new(0),
+        })
     }
 
     /// The sources, by name.
@@ -101,100 +152,230 @@ impl Corpus {
 
     /// Bytes to train on, and bytes held out.
     pub fn sizes(&self) -> (u64, u64) {
-        let sum = |of: fn(&Source) -> &Vec<Block>| {
-            self.sources
-                .iter()
-                .flat_map(|s| of(s).iter())
-                .map(|b| (b.to - b.from) as u64)
-                .sum()
-        };
-        (sum(|s| &s.train), sum(|s| &s.held_out))
+        let members = self.sources.iter().flat_map(|s| &s.members);
+        members.fold((0, 0), |(train, held_out), m| {
+            let to = |blocks: u64| m.input.len.min(blocks * BLOCK as u64);
+            let (kept, all) = (to(m.train), to(m.train + m.held_out));
+            (train + kept, held_out + all - kept)
+        })
     }
 
-    /// Up to `most` held-out blocks of a source, spread over it, each with its stride.
-    pub fn held_out(&self, source: &Source, most: usize) -> Vec<(&[u8], u16)> {
-        let blocks = &source.held_out;
-        let n = blocks.len().min(most);
-        (0..n)
-            .map(|i| self.bytes(&blocks[i * blocks.len() / n]))
-            .collect()
+    /// Damaged blocks that were met and passed over so far.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
-    fn bytes(&self, block: &Block) -> (&[u8], u16) {
-        let bytes = &self.maps[block.file][block.from..block.to];
-        (bytes, *block.stride.get_or_init(|| stride::detect(bytes)))
+    /// A hash of what the order of the data depends on, besides the seed.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&(self.window as u64).to_le_bytes());
+        for member in self.sources.iter().flat_map(|s| &s.members) {
+            let path = member.input.path.as_os_str().as_encoded_bytes();
+            hash.update(&(path.len() as u64).to_le_bytes());
+            hash.update(path);
+            hash.update(&member.input.len.to_le_bytes());
+        }
+        hash.finalize().to_hex().to_string()
     }
 
-    /// The `index`-th segment of a run: a pure function of the seed.
+    /// Up to `most` held-out blocks of a source, spread over it. Damaged ones are left out.
+    ///
+    /// # Errors
+    /// A file can not be read.
+    pub(super) fn held_out(&self, source: usize, most: usize) -> Result<Vec<Block>, TrainError> {
+        let members = &self.sources[source].members;
+        let blocks: u64 = members.iter().map(|m| m.held_out).sum();
+        let n = blocks.min(most as u64);
+        let mut out = Vec::new();
+        for i in 0..n {
+            let mut at = i * blocks / n;
+            for (member, m) in members.iter().enumerate() {
+                if at < m.held_out {
+                    let key = Key {
+                        source,
+                        member,
+                        block: m.train + at,
+                    };
+                    out.extend(self.unless_damaged(self.load(key))?);
+                    break;
+                }
+                at -= m.held_out;
+            }
+        }
+        Ok(out)
+    }
+
+    /// The `index`-th segment of a run.
+    ///
+    /// # Errors
+    /// A file can not be read; or damage, wherever a block is sought.
     pub(super) fn segment(
         &self,
         config: &Config,
         window: &super::Dataset,
         seed: u64,
         index: u64,
-    ) -> Segment {
+    ) -> Result<Segment, TrainError> {
         let names = &config.model.features;
         let mut random = Random::new(seed, index);
-        let source = &self.sources[random.below(self.sources.len())];
-        let block = &source.train[random.below(source.train.len())];
-        let (bytes, stride) = self.bytes(block);
-        let starts = (bytes.len() - window.window_size) / window.stride + 1;
+        let draw = index / USES + random.below(POOL) as u64;
+        let block = self.drawn(seed, draw)?;
+        let starts = (block.len() - window.window_size) / window.stride + 1;
         let start = random.below(starts) * window.stride;
         let mut all = vec![0; window.window_size * names.len()];
         for (pos, out) in (start..).zip(all.chunks_exact_mut(names.len())) {
-            features::write(names, bytes, pos, start, stride, out);
+            features::write(names, &block, pos, start, block.stride, out);
         }
-        let targets = bytes[start..start + window.window_size].to_vec();
-        Segment {
+        let targets = block[start..start + window.window_size].to_vec();
+        Ok(Segment {
             features: Arc::new(all),
             targets: Arc::new(targets),
+        })
+    }
+
+    /// The block of one draw of a run; of a damaged one, that of another draw.
+    fn drawn(&self, seed: u64, draw: u64) -> Result<Arc<Block>, TrainError> {
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            // Streams of their own, apart from those of the segments.
+            let mut random = Random::new(!seed, draw.wrapping_mul(ATTEMPTS) + attempt);
+            let source = random.below(self.sources.len());
+            let key = self.sources[source].draw(source, &mut random);
+            let known = lock(&self.pool).get(&key).cloned();
+            if let Some(block) = known {
+                return Ok(block);
+            }
+            // Not under the lock: threads decode side by side.
+            match self.load(key) {
+                Err(error) if error.is_damage() => {
+                    self.unless_damaged::<()>(Err(error)).map(drop)?;
+                    last = Some(key);
+                }
+                loaded => {
+                    let block = Arc::new(loaded?);
+                    lock(&self.pool).put(key, Arc::clone(&block));
+                    return Ok(block);
+                }
+            }
+        }
+        match last {
+            Some(key) => self.load(key).map(Arc::new),
+            None => unreachable!("there is at least one attempt"),
+        }
+    }
+
+    /// Counts and reports damage, which is then no error.
+    fn unless_damaged<T>(&self, loaded: Result<T, TrainError>) -> Result<Option<T>, TrainError> {
+        match loaded {
+            Ok(block) => Ok(Some(block)),
+            Err(error) if error.is_damage() => {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                log::warn!("{error}; another block is used in its place");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load(&self, key: Key) -> Result<Block, TrainError> {
+        let input = &self.sources[key.source].members[key.member].input;
+        let from = key.block * BLOCK as u64;
+        let len = usize::try_from(input.len - from)
+            .unwrap_or(BLOCK)
+            .min(BLOCK);
+        let bytes = match &input.decoder {
+            Some(decoder) => Bytes::Decoded(decoder.read(&input.path, from, len)?),
+            None => Bytes::Mapped(map(&input.path, from, len)?),
+        };
+        let mut block = Block { bytes, stride: 0 };
+        block.stride = stride::detect(&block);
+        Ok(block)
+    }
+}
+
+fn map(path: &Path, from: u64, len: usize) -> Result<Mmap, TrainError> {
+    let file = File::open(path).map_err(TrainError::io(path))?;
+    let now = file.metadata().map_err(TrainError::io(path))?.len();
+    if now < from + len as u64 {
+        return Err(TrainError::Shorter {
+            path: path.to_owned(),
+        });
+    }
+    // SAFETY: the map is only read. If another process changes or truncates the file meanwhile, training reads other
+    // bytes or dies of SIGBUS; no memory of this process is corrupted.
+    unsafe { MmapOptions::new().offset(from).len(len).map(&file) }.map_err(TrainError::io(path))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    fn new(name: String, mut files: Vec<Input>, window: usize) -> Source {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files.dedup_by(|a, b| a.path == b.path);
+        let mut members: Vec<Member> = files
+            .into_iter()
+            .enumerate()
+            .map(|(i, input)| Member::new(input, i, window))
+            .filter(|m| m.train + m.held_out > 0)
+            .collect();
+        let blocks: u64 = members.iter().map(|m| m.train).sum();
+        if blocks > 1
+            && members.iter().all(|m| m.held_out == 0)
+            && let Some(last) = members.iter_mut().rfind(|m| m.train > 0)
+        {
+            last.train -= 1;
+            last.held_out += 1;
+        }
+        let ends = members
+            .iter()
+            .scan(0, |sum, m| {
+                *sum += m.train;
+                Some(*sum)
+            })
+            .collect();
+        Source {
+            name,
+            members,
+            ends,
+        }
+    }
+
+    /// Blocks to train on.
+    fn blocks(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn draw(&self, source: usize, random: &mut Random) -> Key {
+        let at = random.below(usize::try_from(self.blocks()).unwrap_or(usize::MAX)) as u64;
+        let member = self.ends.partition_point(|&end| end <= at);
+        let block = at - (self.ends[member] - self.members[member].train);
+        Key {
+            source,
+            member,
+            block,
         }
     }
 }
 
-impl Source {
-    fn add(&mut self, file: usize, len: usize, index: usize, window: usize) {
-        let blocks = len.div_ceil(BLOCK);
+impl Member {
+    fn new(input: Input, index: usize, window: usize) -> Member {
+        let blocks = input.len.div_ceil(BLOCK as u64);
+        let rest = input.len - blocks.saturating_sub(1) * BLOCK as u64;
+        let usable = blocks - u64::from(blocks > 0 && rest < window as u64);
         let kept = match blocks {
             0..4 if index % 10 == 9 => 0,
             0..4 => blocks,
             _ => blocks - blocks.div_ceil(10),
         };
-        for i in 0..blocks {
-            let (from, to) = (i * BLOCK, len.min((i + 1) * BLOCK));
-            if to - from >= window {
-                let part = if i < kept {
-                    &mut self.train
-                } else {
-                    &mut self.held_out
-                };
-                part.push(Block {
-                    file,
-                    from,
-                    to,
-                    stride: OnceLock::new(),
-                });
-            }
+        let train = kept.min(usable);
+        Member {
+            input,
+            train,
+            held_out: usable - train,
         }
     }
-}
-
-fn collect(path: &Path, out: &mut BTreeMap<PathBuf, Vec<PathBuf>>) -> Result<(), TrainError> {
-    let kind = std::fs::metadata(path).map_err(TrainError::io(path))?;
-    if kind.is_file() {
-        let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-        out.entry(directory).or_default().push(path.to_owned());
-    } else if kind.is_dir() {
-        for entry in std::fs::read_dir(path).map_err(TrainError::io(path))? {
-            let entry = entry.map_err(TrainError::io(path))?;
-            let kind = entry.file_type().map_err(TrainError::io(entry.path()))?;
-            // Links inside a directory are not followed: they could lead in circles.
-            if kind.is_file() || kind.is_dir() {
-                collect(&entry.path(), out)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Pseudo-random numbers (SplitMix64, Steele et al. 2014).
@@ -220,86 +401,5 @@ impl Random {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::train::{Dataset, Settings};
-
-    fn corpus(dir: &Path) -> Corpus {
-        // Every byte tells its block: only those below 100 may be trained on.
-        let mut big: Vec<u8> = Vec::new();
-        for i in 0..20u8 {
-            big.extend(vec![if i < 18 { i } else { 200 + i }; BLOCK]);
-        }
-        std::fs::create_dir_all(dir.join("a/deep")).unwrap();
-        std::fs::create_dir_all(dir.join("b")).unwrap();
-        std::fs::write(dir.join("a/deep/big"), &big).unwrap();
-        std::fs::write(dir.join("a/short"), [0; 10]).unwrap();
-        for i in 0..10u8 {
-            std::fs::write(
-                dir.join(format!("b/{i}")),
-                vec![if i < 9 { 50 + i } else { 250 }; 300],
-            )
-            .unwrap();
-        }
-        Corpus::open(&[dir.to_owned()], 64).unwrap()
-    }
-
-    #[test]
-    fn held_out_parts_are_never_trained_on_and_sources_are_drawn_alike() {
-        let dir = tempfile::tempdir().unwrap();
-        let corpus = corpus(dir.path());
-        assert_eq!(
-            corpus.sources().len(),
-            2,
-            "a file below the window is left out"
-        );
-        let yaml = "model: {d_model: 32, n_layers: 1, n_heads: 2}\n\
-            compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
-            dataset: {window_size: 64, stride: 32}\n";
-        let config = Settings::parse(yaml).unwrap().config();
-        let window = Dataset {
-            window_size: 64,
-            stride: 32,
-        };
-        let mut from_b = 0;
-        for index in 0..800 {
-            let segment = corpus.segment(&config, &window, 1, index);
-            assert_eq!(segment.features.len(), 64 * config.model.features.len());
-            let byte = segment.targets[0];
-            assert!(byte < 100, "held-out byte {byte}");
-            from_b += usize::from(byte >= 50);
-        }
-        assert!(
-            (320..480).contains(&from_b),
-            "{from_b} of 800 from the small source"
-        );
-        let order = |seed| -> Vec<u8> {
-            (0..50)
-                .map(|i| corpus.segment(&config, &window, seed, i).targets[0])
-                .collect()
-        };
-        assert_eq!(order(1), order(1));
-        assert_ne!(order(1), order(2));
-        let held: Vec<u8> = corpus
-            .sources()
-            .iter()
-            .flat_map(|s| corpus.held_out(s, 9))
-            .map(|(b, _)| b[0])
-            .collect();
-        assert_eq!(held, [218, 219, 250]);
-        assert_eq!(corpus.sizes(), (18 * 65536 + 9 * 300, 2 * 65536 + 300));
-    }
-
-    #[test]
-    fn nothing_to_train_on_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Corpus::open(&[dir.path().to_owned()], 64),
-            Err(TrainError::Data(_))
-        ));
-        assert!(matches!(
-            Corpus::open(&[dir.path().join("none")], 64),
-            Err(TrainError::Io { .. })
-        ));
-    }
-}
+#[path = "data_tests.rs"]
+mod tests;

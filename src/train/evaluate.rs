@@ -1,11 +1,12 @@
 //! What a model costs: bits per byte of whole blocks, by the integer engine, as the codec runs it.
 
+use super::data::Block;
 use super::{Corpus, TrainError};
 use crate::engine::{EngineError, Model, State, features};
 use rayon::prelude::*;
 
 /// Bits that a model needs for some bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Score {
     /// Bits.
     pub bits: f64,
@@ -62,38 +63,96 @@ pub fn evaluate_block(model: &Model, block: &[u8], stride: u16) -> Result<Score,
     })
 }
 
-/// The score of every source's held-out blocks, at most `most` blocks each, in the order of the sources.
+/// Sources that are measured at most, spread over all of them.
+const SOURCES: usize = 64;
+
+/// A held-out block and the source that it is of.
+pub(super) struct HeldOut {
+    pub(super) source: String,
+    pub(super) block: Block,
+}
+
+/// Held-out blocks of up to [`SOURCES`] sources, at most `most` of each, in the order of the sources.
+///
+/// # Errors
+/// A file can not be read.
+pub(super) fn held_out(corpus: &Corpus, most: usize) -> Result<Vec<HeldOut>, TrainError> {
+    let all = corpus.sources().len();
+    let n = all.min(SOURCES);
+    let of_source = |i: usize| {
+        let source = i * all / n;
+        let blocks = corpus.held_out(source, most)?;
+        let name = &corpus.sources()[source].name;
+        Ok(blocks
+            .into_iter()
+            .map(|block| HeldOut {
+                source: name.clone(),
+                block,
+            })
+            .collect())
+    };
+    let parts = (0..n)
+        .into_par_iter()
+        .map(of_source)
+        .collect::<Result<Vec<Vec<_>>, TrainError>>()?;
+    Ok(parts.into_iter().flatten().collect())
+}
+
+/// The score of every source's held-out blocks, in the order of the sources.
 ///
 /// # Errors
 /// As [`evaluate_block`].
-pub fn evaluate_held_out(
+pub(super) fn evaluate(
     model: &Model,
-    corpus: &Corpus,
-    most: usize,
-) -> Result<Vec<(String, Score)>, TrainError> {
-    let blocks: Vec<(usize, &[u8], u16)> = corpus
-        .sources()
-        .iter()
-        .enumerate()
-        .flat_map(|(i, s)| {
-            corpus
-                .held_out(s, most)
-                .into_iter()
-                .map(move |(b, stride)| (i, b, stride))
-        })
-        .collect();
-    let scores: Vec<(usize, Score)> = blocks
+    blocks: &[HeldOut],
+) -> Result<Vec<(String, Score)>, EngineError> {
+    let scores: Vec<Score> = blocks
         .par_iter()
-        .map(|&(i, block, stride)| Ok((i, evaluate_block(model, block, stride)?)))
+        .map(|held| evaluate_block(model, &held.block, held.block.stride))
         .collect::<Result<_, EngineError>>()?;
-    let mut out: Vec<(String, Score)> = corpus
-        .sources()
-        .iter()
-        .map(|s| (s.name.clone(), Score::default()))
-        .collect();
-    for (i, score) in scores {
-        out[i].1 = out[i].1.and(score);
+    let mut out: Vec<(String, Score)> = Vec::new();
+    for (held, score) in blocks.iter().zip(scores) {
+        match out.last_mut() {
+            Some((name, sum)) if *name == held.source => *sum = sum.and(score),
+            _ => out.push((held.source.clone(), score)),
+        }
     }
-    out.retain(|(_, score)| score.bytes > 0);
     Ok(out)
+}
+
+/// Mean over the sources of their bits per byte; nothing if nothing is held out.
+pub fn mean(scores: &[(String, Score)]) -> Option<f64> {
+    let sum = scores.iter().map(|(_, s)| s.bits_per_byte()).sum::<f64>();
+    (!scores.is_empty()).then(|| sum / scores.len() as f64)
+}
+
+/// Original by compressed size, of data that take this many bits per byte.
+pub fn ratio(bits_per_byte: f64) -> f64 {
+    8.0 / bits_per_byte
+}
+
+/// Between how many equally likely bytes the model in effect chooses.
+pub fn perplexity(bits_per_byte: f64) -> f64 {
+    bits_per_byte.exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_follow_from_bits_per_byte() {
+        let half = Score {
+            bits: 400.0,
+            bytes: 100,
+        };
+        let none = Score {
+            bits: 0.0,
+            bytes: 50,
+        };
+        assert_eq!(half.bits_per_byte(), 4.0);
+        assert_eq!((ratio(4.0), perplexity(4.0)), (2.0, 16.0));
+        assert_eq!(mean(&[("a".into(), half), ("b".into(), none)]), Some(2.0));
+        assert_eq!(mean(&[]), None);
+    }
 }

@@ -38,6 +38,19 @@ impl AdamW {
         }
     }
 
+    /// First and second moments of every master.
+    pub(super) fn moments(&self) -> impl Iterator<Item = (&Vec<f32>, &Vec<f32>)> {
+        self.moments.iter().map(|m| (&m.first, &m.second))
+    }
+
+    /// Goes on from moments, in the order and of the sizes of [`AdamW::moments`], after `step` steps.
+    pub(super) fn restore(&mut self, moments: Vec<(Vec<f32>, Vec<f32>)>, step: u64) {
+        for (m, (first, second)) in self.moments.iter_mut().zip(moments) {
+            (m.first, m.second) = (first, second);
+        }
+        self.step = i32::try_from(step).unwrap_or(i32::MAX);
+    }
+
     /// One step along `grads`, which are in the order of `params`; returns the norm of the gradient before clipping.
     pub(super) fn step(&mut self, params: &Params, grads: Vec<Vec<f32>>, rate: f64) -> Result<f32> {
         let norm = grads
@@ -52,7 +65,7 @@ impl AdamW {
         } else {
             0.0
         };
-        self.step += 1;
+        self.step = self.step.saturating_add(1);
         let (c1, c2) = (1.0 - BETA1.powi(self.step), 1.0 - BETA2.powi(self.step));
         let rate = rate as f32;
         for ((var, grad), m) in params.values().zip(grads).zip(&mut self.moments) {

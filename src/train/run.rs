@@ -1,38 +1,42 @@
 //! The training loop.
 
+use super::checkpoint::{Checkpoint, Parts, Plan, State};
+use super::compare::{Comparison, compare};
+use super::evaluate::{evaluate, held_out, mean};
+use super::metrics::{Line, Metrics};
 use super::optimiser::AdamW;
-use super::{Corpus, Score, Settings, TrainError, evaluate_held_out};
+use super::replace::{check, replace};
+use super::{Corpus, Score, Settings, TrainError};
 use crate::engine::{Config, Model};
 use crate::model::{CompressiveTransformer, Params, bits_per_byte, export, import, initial};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
-use tempfile::NamedTempFile;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Steps between two lines of metrics.
 const REPORT_EVERY: u64 = 20;
-/// Share of a run between two evaluations.
-const EVALUATIONS: f64 = 0.1;
+/// Evaluations of a run.
+const EVALUATIONS: f64 = 10.0;
 
 /// What a run is asked for.
-#[derive(Debug)]
 pub struct Goal<'a> {
     /// Where the model file goes; replaced in one step at every evaluation.
     pub out: &'a Path,
+    /// Where checkpoints go; each replaces the one before in one step, and the last goes when the run is complete.
+    pub checkpoint: &'a Path,
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// Length and seed. Without a limit, the configuration's `training.steps`.
+    pub plan: Plan,
     /// Bytes of a model file to start from.
     pub init: Option<&'a [u8]>,
-    /// Wall-clock limit.
-    pub minutes: Option<f64>,
-    /// Limit of steps; without it and without `minutes` the configuration's `training.steps`.
-    pub steps: Option<u64>,
-    /// Seed of the starting values and of the order of the data.
-    pub seed: u64,
-    /// Directory for `metrics.jsonl`.
+    /// The run to go on with; it must have been asked for the same, and `init` is its own.
+    pub resume: Option<&'a Checkpoint>,
+    /// Directory for the record of the run.
     pub log: Option<&'a Path>,
 }
 
@@ -43,7 +47,7 @@ pub struct Progress {
     pub step: u64,
     /// Share of the run that is done, 0 to 1.
     pub done: f64,
-    /// Mean bits per byte of the last steps.
+    /// Mean bits per byte of the last steps, at most 20.
     pub train: f64,
     /// Held-out bits per byte at the last evaluation, mean over the sources.
     pub held_out: Option<f64>,
@@ -56,27 +60,26 @@ pub struct Progress {
 pub struct Summary {
     /// Steps done.
     pub steps: u64,
-    /// Wall-clock seconds.
+    /// Seconds spent, with those before an interruption.
     pub seconds: f64,
-    /// Held-out score of every source, before the run if it started from a model.
+    /// Whether the run is complete. Otherwise its checkpoint is there.
+    pub complete: bool,
+    /// Held-out score of every source by the model that the run started from, if it did.
     pub before: Option<Vec<(String, Score)>>,
     /// Held-out score of every source.
     pub after: Vec<(String, Score)>,
+    /// Held-out blocks packed with the model, and by other compressors; nothing if none are held out.
+    pub comparison: Option<Comparison>,
     /// Size of the model file.
     pub model_bytes: usize,
+    /// Id of the model.
+    pub model: String,
 }
 
-impl Summary {
-    /// Mean over the sources of their bits per byte.
-    pub fn mean(scores: &[(String, Score)]) -> f64 {
-        scores.iter().map(|(_, s)| s.bits_per_byte()).sum::<f64>() / scores.len().max(1) as f64
-    }
-}
-
-/// Trains a model and writes it to `goal.out`. Ends early, with everything saved, once `stop` says so.
+/// Trains a model and writes it to `goal.out`. Ends early once `stop` says so: then with a checkpoint, and the model as it is.
 ///
 /// # Errors
-/// [`TrainError`]; the file at `goal.out` is then the one from the last evaluation, or untouched.
+/// [`TrainError`]; the files at `goal.out` and `goal.checkpoint` are then whole ones from earlier in the run, or untouched.
 pub fn train(
     settings: &Settings,
     corpus: &Corpus,
@@ -84,286 +87,254 @@ pub fn train(
     stop: &dyn Fn() -> bool,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Summary, TrainError> {
-    let config = settings.config();
-    // A place that can not be written is found now, not after the first part of the run.
-    drop(unfinished(goal.out)?);
-    let params = match goal.init {
-        Some(bytes) => import(&config, bytes)?,
-        None => initial(&config, goal.seed)?,
-    };
-    let before = match goal.init {
-        Some(bytes) => Some(evaluate_held_out(&Model::from_bytes(bytes)?, corpus, 4)?),
-        None => None,
-    };
-    let tensors: HashMap<String, Tensor> = params
-        .iter()
-        .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
-        .collect();
-    let model = CompressiveTransformer::new(
-        &config,
-        VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu),
-    )?;
-    let t = &settings.training;
-    let mut optimiser = AdamW::new(&config, &params, t.weight_decay, t.clip_norm);
-    let mut metrics = Metrics::open(goal.log)?;
-    let steps = goal.steps.or(goal.minutes.is_none().then_some(t.steps));
-    let start = Instant::now();
-    let (mut step, mut recent, mut held_out, mut next) = (0u64, Vec::new(), None, EVALUATIONS);
-    loop {
-        let by_steps = steps.map_or(0.0, |n| step as f64 / n as f64);
-        let by_time = goal
-            .minutes
-            .map_or(0.0, |m| start.elapsed().as_secs_f64() / 60.0 / m);
-        let done = by_steps.max(by_time);
-        if done >= 1.0 || stop() {
-            break;
+    // What can not be written is found now, not after the first part of the run.
+    check(goal.out)?;
+    check(goal.checkpoint)?;
+    let own = |c: &&Checkpoint| c.is_at(goal.checkpoint);
+    if goal.resume.filter(own).is_none() && goal.checkpoint.exists() {
+        return Err(TrainError::Unfinished {
+            path: goal.checkpoint.to_owned(),
+        });
+    }
+    let mut run = Run::new(settings, corpus, goal)?;
+    let mut metrics = Metrics::open(goal.log, run.state.step)?;
+    if goal.resume.is_none() {
+        run.save_checkpoint()?;
+    }
+    let mut saved = Instant::now();
+    let complete = loop {
+        let done = run.done();
+        if done >= 1.0 {
+            break true;
         }
-        let warm = ((step + 1) as f64 / t.warmup_steps.max(1) as f64).min(1.0);
+        if stop() {
+            run.save_checkpoint()?;
+            break false;
+        }
+        let (rate, norm) = run.step(done)?;
+        let evaluate = done * EVALUATIONS >= f64::from(run.state.evaluations + 1);
+        if evaluate {
+            run.state.evaluations = (done * EVALUATIONS) as u32;
+            let model = run.save_model()?.0;
+            run.state.held_out = mean(&self::evaluate(&model, &held_out(corpus, 1)?)?);
+        }
+        let progress = run.progress(done);
+        watch(progress);
+        if run.state.step % REPORT_EVERY == 0 || evaluate {
+            metrics.write(Line::new(&progress, run.seconds(), rate, norm))?;
+            (run.state.recent, run.state.losses) = (0.0, 0);
+        }
+        if evaluate {
+            metrics.plot()?;
+        }
+        if saved.elapsed() >= goal.checkpoint_every {
+            run.save_checkpoint()?;
+            saved = Instant::now();
+        }
+    };
+    metrics.plot()?;
+    let summary = run.summary(complete)?;
+    if complete {
+        // Everything is in place: nothing is left to go on with.
+        std::fs::remove_file(goal.checkpoint)
+            .or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            })
+            .map_err(TrainError::io(goal.checkpoint))?;
+    }
+    Ok(summary)
+}
+
+/// A run under way.
+struct Run<'a> {
+    settings: &'a Settings,
+    config: Config,
+    corpus: &'a Corpus,
+    goal: &'a Goal<'a>,
+    /// Steps that limit the run.
+    steps: Option<u64>,
+    init: Option<Vec<u8>>,
+    params: Params,
+    model: CompressiveTransformer,
+    optimiser: AdamW,
+    state: State,
+    start: Instant,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        settings: &'a Settings,
+        corpus: &'a Corpus,
+        goal: &'a Goal<'a>,
+    ) -> Result<Run<'a>, TrainError> {
+        let config = settings.config();
+        let init = match goal.resume {
+            Some(checkpoint) => checkpoint.init(),
+            None => goal.init.map(<[u8]>::to_vec),
+        };
+        let params = match &init {
+            Some(bytes) => import(&config, bytes)?,
+            None => initial(&config, goal.plan.seed)?,
+        };
+        let t = &settings.training;
+        let mut optimiser = AdamW::new(&config, &params, t.weight_decay, t.clip_norm);
+        let state = match goal.resume {
+            Some(checkpoint) => {
+                checkpoint.check(&goal.plan, settings, corpus)?;
+                checkpoint.restore(&params, &mut optimiser)?
+            }
+            None => State::default(),
+        };
+        let tensors: HashMap<String, Tensor> = params
+            .iter()
+            .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
+            .collect();
+        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let model = CompressiveTransformer::new(&config, weights)?;
+        let limits = (goal.plan.steps, goal.plan.minutes);
+        Ok(Run {
+            settings,
+            config,
+            corpus,
+            goal,
+            steps: limits.0.or(limits.1.is_none().then_some(t.steps)),
+            init,
+            params,
+            model,
+            optimiser,
+            state,
+            start: Instant::now(),
+        })
+    }
+
+    /// Seconds spent, with those before an interruption.
+    fn seconds(&self) -> f64 {
+        self.state.seconds + self.start.elapsed().as_secs_f64()
+    }
+
+    /// Share of the run that is done.
+    fn done(&self) -> f64 {
+        let by_steps = self
+            .steps
+            .map_or(0.0, |n| self.state.step as f64 / n as f64);
+        let minutes = self.seconds() / 60.0;
+        by_steps.max(self.goal.plan.minutes.map_or(0.0, |limit| minutes / limit))
+    }
+
+    /// One step; its learning rate and the norm of its gradient.
+    fn step(&mut self, done: f64) -> Result<(f64, f32), TrainError> {
+        let t = &self.settings.training;
+        let warm = ((self.state.step + 1) as f64 / t.warmup_steps.max(1) as f64).min(1.0);
         // Cosine from the full rate to a fiftieth of it.
         let rate = t.learning_rate * warm * (0.51 + 0.49 * (std::f64::consts::PI * done).cos());
-        let (loss, grads) = gradients(&model, &params, settings, &config, corpus, goal.seed, step)?;
-        let norm = optimiser.step(&params, grads, rate)?;
-        recent.push(loss);
-        step += 1;
-        if step % REPORT_EVERY == 0 || done >= next {
-            let seconds = start.elapsed().as_secs_f64();
-            let bytes = step as f64 * (t.batch_size * settings.dataset.window_size) as f64;
-            let train = recent.iter().sum::<f64>() / recent.len() as f64;
-            recent.clear();
-            if done >= next {
-                next += EVALUATIONS;
-                let scores = save(&config, &params, corpus, goal.out, 1)?.1;
-                held_out = Some(Summary::mean(&scores));
-            }
-            let progress = Progress {
-                step,
-                done,
-                train,
-                held_out,
-                speed: bytes / seconds,
-            };
-            metrics.write(&progress, seconds, rate, norm)?;
-            watch(progress);
+        let (loss, grads) = self.gradients()?;
+        let norm = self.optimiser.step(&self.params, grads, rate)?;
+        self.state.step += 1;
+        self.state.recent += loss;
+        self.state.losses += 1;
+        Ok((rate, norm))
+    }
+
+    fn progress(&self, done: f64) -> Progress {
+        let bytes = self.settings.training.batch_size * self.settings.dataset.window_size;
+        Progress {
+            step: self.state.step,
+            done,
+            train: self.state.recent / f64::from(self.state.losses.max(1)),
+            held_out: self.state.held_out,
+            speed: self.state.step as f64 * bytes as f64 / self.seconds(),
         }
     }
-    let (model_bytes, after) = save(&config, &params, corpus, goal.out, 4)?;
-    Ok(Summary {
-        steps: step,
-        seconds: start.elapsed().as_secs_f64(),
-        before,
-        after,
-        model_bytes,
-    })
-}
 
-/// Mean loss of a step's segments and its gradient, in the order of `params`.
-///
-/// Segments are differentiated one by one, on all threads, and summed in their order: the result does not depend on the number of
-/// threads, and a segment's tensors fit the caches.
-fn gradients(
-    model: &CompressiveTransformer,
-    params: &Params,
-    settings: &Settings,
-    config: &Config,
-    corpus: &Corpus,
-    seed: u64,
-    step: u64,
-) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
-    let size = settings.training.batch_size;
-    let parts = (0..size as u64)
-        .into_par_iter()
-        .map(|i| {
-            let segment = corpus.segment(config, &settings.dataset, seed, step * size as u64 + i);
-            let loss = bits_per_byte(&model.forward(&segment.features, 1)?, &segment.targets)?;
-            let grads = loss.backward()?;
-            let of = |var: &Var| match grads.get(var) {
-                Some(g) => g.flatten_all()?.to_vec1::<f32>(),
-                None => Ok(vec![0.0; var.elem_count()]),
-            };
-            let grads = params
-                .values()
-                .map(of)
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            Ok((f64::from(loss.to_scalar::<f32>()?), grads))
+    fn save_checkpoint(&self) -> Result<(), TrainError> {
+        let parts = Parts {
+            plan: &self.goal.plan,
+            settings: self.settings,
+            corpus: self.corpus,
+            params: &self.params,
+            optimiser: &self.optimiser,
+            init: self.init.as_deref(),
+        };
+        let state = State {
+            seconds: self.seconds(),
+            ..self.state.clone()
+        };
+        parts.write(&state, self.goal.checkpoint)
+    }
+
+    /// Exports, checks that the engine takes the file, and puts it into place.
+    fn save_model(&self) -> Result<(Arc<Model>, usize), TrainError> {
+        let bytes = export(&self.config, &self.params)?;
+        let model = Model::from_bytes(&bytes)?;
+        replace(self.goal.out, &bytes)?;
+        Ok((Arc::new(model), bytes.len()))
+    }
+
+    fn summary(&self, complete: bool) -> Result<Summary, TrainError> {
+        let (model, model_bytes) = self.save_model()?;
+        let seconds = self.seconds();
+        let blocks = held_out(self.corpus, 4)?;
+        let init = match &self.init {
+            Some(bytes) => Some(Arc::new(Model::from_bytes(bytes)?)),
+            None => None,
+        };
+        let before = match &init {
+            Some(init) => Some(evaluate(init, &blocks)?),
+            None => None,
+        };
+        Ok(Summary {
+            steps: self.state.step,
+            seconds,
+            complete,
+            before,
+            after: evaluate(&model, &blocks)?,
+            comparison: compare(&blocks, &model, init.as_ref()).map_err(TrainError::Compare)?,
+            model_bytes,
+            model: crate::codec::ModelId(model.id()).to_string(),
         })
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let mean = parts.iter().map(|(loss, _)| loss).sum::<f64>() / size as f64;
-    let mut parts = parts.into_iter().map(|(_, grads)| grads);
-    let mut sum = parts.next().unwrap_or_default();
-    for part in parts {
-        for (sum, part) in sum.iter_mut().zip(part) {
-            sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+    }
+
+    /// Mean loss of a step's segments and its gradient, in the order of `params`.
+    ///
+    /// Segments are differentiated one by one, on all threads, and summed in their order: the result does not depend on the number of
+    /// threads, and a segment's tensors fit the caches.
+    fn gradients(&self) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
+        let size = self.settings.training.batch_size;
+        let first = self.state.step * size as u64;
+        let parts = (0..size as u64)
+            .into_par_iter()
+            .map(|i| self.gradient(first + i))
+            .collect::<Result<Vec<_>, TrainError>>()?;
+        let mean = parts.iter().map(|(loss, _)| loss).sum::<f64>() / size as f64;
+        let mut parts = parts.into_iter().map(|(_, grads)| grads);
+        let mut sum = parts.next().unwrap_or_default();
+        for part in parts {
+            for (sum, part) in sum.iter_mut().zip(part) {
+                sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+            }
         }
-    }
-    sum.iter_mut().flatten().for_each(|g| *g /= size as f32);
-    Ok((mean, sum))
-}
-
-/// A temporary file beside `out`.
-fn unfinished(out: &Path) -> Result<NamedTempFile, TrainError> {
-    let directory = match out.parent() {
-        Some(p) if p != Path::new("") => p,
-        _ => Path::new("."),
-    };
-    NamedTempFile::new_in(directory).map_err(TrainError::io(out))
-}
-
-/// Exports, checks that the engine takes the file, puts it into place, and measures it.
-fn save(
-    config: &Config,
-    params: &Params,
-    corpus: &Corpus,
-    out: &Path,
-    most: usize,
-) -> Result<(usize, Vec<(String, Score)>), TrainError> {
-    let bytes = export(config, params)?;
-    let model = Model::from_bytes(&bytes)?;
-    let io = || TrainError::io(out);
-    let mut file = unfinished(out)?;
-    file.write_all(&bytes).map_err(io())?;
-    file.as_file().sync_all().map_err(io())?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(readable).map_err(io())?;
-    file.persist(out).map_err(|e| io()(e.error))?;
-    Ok((bytes.len(), evaluate_held_out(&model, corpus, most)?))
-}
-
-/// `metrics.jsonl`: one JSON object a line.
-struct Metrics(Option<(PathBuf, File)>);
-
-impl Metrics {
-    fn open(directory: Option<&Path>) -> Result<Self, TrainError> {
-        let Some(directory) = directory else {
-            return Ok(Metrics(None));
-        };
-        std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
-        let path = directory.join("metrics.jsonl");
-        let file = File::create(&path).map_err(TrainError::io(&path))?;
-        Ok(Metrics(Some((path, file))))
+        sum.iter_mut().flatten().for_each(|g| *g /= size as f32);
+        Ok((mean, sum))
     }
 
-    fn write(
-        &mut self,
-        p: &Progress,
-        seconds: f64,
-        rate: f64,
-        norm: f32,
-    ) -> Result<(), TrainError> {
-        let Some((path, file)) = &mut self.0 else {
-            return Ok(());
+    /// Loss of one segment and its gradient.
+    fn gradient(&self, index: u64) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
+        let (seed, window) = (self.goal.plan.seed, &self.settings.dataset);
+        let segment = self.corpus.segment(&self.config, window, seed, index)?;
+        let logits = self.model.forward(&segment.features, 1)?;
+        let loss = bits_per_byte(&logits, &segment.targets)?;
+        let grads = loss.backward()?;
+        let of = |var: &Var| match grads.get(var) {
+            Some(g) => g.flatten_all()?.to_vec1::<f32>(),
+            None => Ok(vec![0.0; var.elem_count()]),
         };
-        let line = serde_json::json!({
-            "step": p.step, "seconds": seconds, "done": p.done, "train_bpb": p.train, "held_out_bpb": p.held_out,
-            "bytes_per_second": p.speed, "learning_rate": rate, "gradient_norm": norm,
-        });
-        writeln!(file, "{line}").map_err(TrainError::io(&*path))
+        let grads = self.params.values().map(of);
+        let grads = grads.collect::<candle_core::Result<Vec<_>>>()?;
+        Ok((f64::from(loss.to_scalar::<f32>()?), grads))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    fn settings() -> Settings {
-        Settings::parse(
-            "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
-             compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
-             dataset: {window_size: 64, stride: 32}\n\
-             training: {batch_size: 2, learning_rate: 0.01, warmup_steps: 5}\n",
-        )
-        .unwrap()
-    }
-
-    fn goal<'a>(out: &'a Path, init: Option<&'a [u8]>, log: Option<&'a Path>) -> Goal<'a> {
-        Goal {
-            out,
-            init,
-            minutes: None,
-            steps: Some(40),
-            seed: 3,
-            log,
-        }
-    }
-
-    #[test]
-    fn a_run_learns_repeats_exactly_and_can_be_continued() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
-        let text: Vec<u8> = b"time=17:00:01 state=ok temperature=21\n".repeat(20);
-        for i in 0..10 {
-            std::fs::write(data.join(format!("{i}.log")), &text).unwrap();
-        }
-        let (settings, out) = (settings(), dir.path().join("model"));
-        let corpus = Corpus::open(&[data], 64).unwrap();
-        let run = |init: Option<&[u8]>, log: Option<&Path>| {
-            train(
-                &settings,
-                &corpus,
-                &goal(&out, init, log),
-                &|| false,
-                &mut |_| (),
-            )
-            .unwrap()
-        };
-        let summary = run(None, Some(&dir.path().join("log")));
-        assert_eq!(summary.steps, 40);
-        assert!(Summary::mean(&summary.after) < 6.0, "{:?}", summary.after);
-        let first = std::fs::read(&out).unwrap();
-        assert_eq!(first.len(), summary.model_bytes);
-        let metrics = std::fs::read_to_string(dir.path().join("log/metrics.jsonl")).unwrap();
-        let last: serde_json::Value =
-            serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
-        assert!(last["train_bpb"].as_f64().unwrap() < 7.0);
-
-        run(None, None);
-        assert!(
-            std::fs::read(&out).unwrap() == first,
-            "the same seed gives the same file"
-        );
-
-        let continued = run(Some(&first), None);
-        let before = continued.before.unwrap();
-        assert_eq!(before, summary.after);
-        assert!(Summary::mean(&continued.after) < Summary::mean(&before));
-    }
-
-    #[test]
-    fn a_run_that_is_stopped_saves_what_it_has() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("data");
-        std::fs::write(&file, [7; 500]).unwrap();
-        let corpus = Corpus::open(&[file], 64).unwrap();
-        let (polls, out) = (AtomicU32::new(0), dir.path().join("model"));
-        let stop = || polls.fetch_add(1, Ordering::Relaxed) >= 3;
-        let summary = train(
-            &settings(),
-            &corpus,
-            &goal(&out, None, None),
-            &stop,
-            &mut |_| (),
-        )
-        .unwrap();
-        assert_eq!(summary.steps, 3);
-        assert!(Model::from_bytes(&std::fs::read(&out).unwrap()).is_ok());
-    }
-
-    #[test]
-    fn a_place_that_can_not_be_written_is_an_error_and_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("data");
-        std::fs::write(&file, [7; 500]).unwrap();
-        let corpus = Corpus::open(&[file], 64).unwrap();
-        let out = dir.path().join("none/model");
-        let result = train(
-            &settings(),
-            &corpus,
-            &goal(&out, None, None),
-            &|| unreachable!("no step is tried"),
-            &mut |_| (),
-        );
-        assert!(matches!(result, Err(TrainError::Io { .. })));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-}
+#[path = "run_tests.rs"]
+mod tests;

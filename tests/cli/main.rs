@@ -14,4 +14,5 @@ mod profiles;
 mod repair;
 mod starts;
 mod stat;
+mod train;
 mod verify;

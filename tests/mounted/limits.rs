@@ -344,7 +344,7 @@ fn every_block_size_keeps_what_is_written_overwritten_cut_and_packed() {
     archive.umount();
 }
 
-fn disk_cache(archive: &Archive) -> vortex_fs::fs::DiskCacheStats {
+fn disk_cache(archive: &Archive) -> vortex_fs::pack::status::DiskCache {
     status(archive).disk_cache.expect("a disk cache")
 }
 

@@ -9,13 +9,13 @@ pub(crate) const LIMIT: i32 = 12 * 256 - 1;
 /// Entries of [`STRETCH`]: it is indexed by the upper 12 bits of a probability.
 pub(crate) const STRETCH_LEN: usize = 4096;
 
-/// `exp(-1/n) * 2^62`, by its Taylor series; `n` is at least 16.
-pub(super) const fn decay(n: i128) -> u128 {
+/// `exp(-1/256) * 2^62`, by its Taylor series.
+const fn step() -> u128 {
     let mut term: i128 = 1 << 62;
     let mut sum: i128 = 1 << 62;
     let mut k: i128 = 1;
     while k < 16 {
-        term = -term / (n * k);
+        term = -term / (256 * k);
         sum += term;
         k += 1;
     }
@@ -27,7 +27,7 @@ const SIZE: usize = 2 * LIMIT as usize + 2;
 const fn squash_table() -> [u16; SIZE] {
     let one: u128 = 1 << 62;
     let mut out = [0u16; SIZE];
-    let k = decay(256);
+    let k = step();
     let mut e = one;
     let mut i = 0;
     while i <= LIMIT as usize {

@@ -1,6 +1,6 @@
 //! The logistic distribution in integers: what the bits of a number are, given its expectation and its mean distance from it.
 
-use super::super::tables::{decay, odds};
+use super::super::tables::odds;
 use super::FAR;
 use super::linear::FRACTION;
 
@@ -101,10 +101,23 @@ fn log_odds(zero: i64, one: i64) -> i16 {
     odds(((one << 16) / sum).clamp(16, 65520) as i32) as i16
 }
 
+/// `exp(-1/64) * 2^62`, by its Taylor series.
+const fn step() -> u128 {
+    let mut term: i128 = 1 << 62;
+    let mut sum: i128 = 1 << 62;
+    let mut k: i128 = 1;
+    while k < 16 {
+        term = -term / (64 * k);
+        sum += term;
+        k += 1;
+    }
+    sum as u128
+}
+
 const fn table() -> [i32; SIZE + 2] {
     let one: u128 = 1 << 62;
     let mut out = [0; SIZE + 2];
-    let k = decay(64);
+    let k = step();
     let mut e = one;
     let mut i = 0;
     while i <= SIZE / 2 {

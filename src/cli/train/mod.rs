@@ -1,0 +1,228 @@
+//! `vortex-fs train`: teaches a model one's own data.
+
+mod inputs;
+mod summary;
+
+use super::{Cancel, CliError, Outcome, print, print_json, show_bytes, warn};
+use crate::profiles;
+use crate::train::{self, Checkpoint, Corpus, Goal, Plan, Progress, Settings, TrainError};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Train a model on files like those to be packed, and write it as a profile
+///
+/// Data are files, directories, patterns, mounted archives or backing directories of archives, whose segments are decoded
+/// as they are read; links inside directories are not followed. About a tenth is held out and only measured. Ctrl-C saves a checkpoint
+/// and the model as far as it is trained.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    vortex-fs train --data /data/plant7 --config configs/fast.yaml --out plant7.safetensors --minutes 30\n  \
+    vortex-fs train --data /data/archive --config configs/fast.yaml --init fast --out plant7.safetensors --minutes 10\n  \
+    vortex-fs train --data /data/plant7 --config configs/fast.yaml --out plant7.safetensors \\\n    \
+    --resume plant7.safetensors.checkpoint             after an interruption")]
+pub(crate) struct Args {
+    /// Files, directories, patterns and archives to learn from
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Sizes of the model and settings of the training (YAML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the profile goes; replaced at every evaluation
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Start from this profile: a built-in name, or a file of the same sizes
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "resume")]
+    init: Option<String>,
+    /// Go on with an interrupted run; length and seed are its own
+    #[arg(long, value_name = "CHECKPOINT")]
+    resume: Option<PathBuf>,
+    /// Stop after this time
+    #[arg(long, value_name = "N", value_parser = positive)]
+    minutes: Option<f64>,
+    /// Stop after this many steps [default: training.steps of the configuration, unless --minutes is given]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Seed of the starting weights and of the order of the data [default: 1]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Minutes between two checkpoints, which go to OUT.checkpoint
+    #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = positive)]
+    checkpoint_minutes: f64,
+    /// Write metrics.jsonl and metrics.csv, a line every 20 steps, and metrics.svg, a plot of them, to this directory
+    #[arg(long, value_name = "DIR")]
+    log: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v > 0.0 && v <= 1e9 => Ok(v),
+        _ => Err("must be a number above 0".to_string()),
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
+    let settings = Settings::read(&args.config).map_err(explain)?;
+    let resume = args.resume.as_deref().map(Checkpoint::read);
+    let resume = resume.transpose().map_err(explain)?;
+    let init = args.init.as_deref().map(read_profile).transpose()?;
+    let found = inputs::find(&args.data)?;
+    found.damaged.iter().for_each(warn);
+    let corpus = Corpus::new(found.inputs, settings.dataset.window_size).map_err(explain)?;
+    let cancel = Cancel::on_signals()
+        .map_err(|e| CliError::failed(format!("can not handle signals: {e}")))?;
+    if !args.json {
+        announce(&settings, &corpus)?;
+    }
+    let mut checkpoint = args.out.clone().into_os_string();
+    checkpoint.push(".checkpoint");
+    let checkpoint = PathBuf::from(checkpoint);
+    let goal = Goal {
+        out: &args.out,
+        checkpoint: &checkpoint,
+        checkpoint_every: Duration::from_secs_f64(args.checkpoint_minutes * 60.0),
+        plan: plan(&args, resume.as_ref()),
+        init: init.as_deref(),
+        resume: resume.as_ref(),
+        log: args.log.as_deref(),
+    };
+    let bar = bar();
+    let mut watch = |p: Progress| show(&bar, p);
+    let stop = || cancel.is_raised();
+    let summary = train::train(&settings, &corpus, &goal, &stop, &mut watch);
+    bar.finish_and_clear();
+    let summary = summary.map_err(|e| after_start(e, &checkpoint))?;
+    let result = summary::Report::new(&args, &summary, corpus.damaged());
+    if args.json {
+        print_json(&result)?;
+    } else {
+        result.print()?;
+    }
+    if !summary.complete {
+        warn(format_args!(
+            "stopped after {} steps; go on with --resume {}",
+            summary.steps,
+            checkpoint.display()
+        ));
+    }
+    let whole = found.damaged.is_empty() && corpus.damaged() == 0;
+    Ok(match (whole, summary.complete) {
+        (false, _) => Outcome::Damaged,
+        (true, false) => Outcome::Partial,
+        (true, true) => Outcome::Good,
+    })
+}
+
+fn announce(settings: &Settings, corpus: &Corpus) -> Result<(), CliError> {
+    let (bytes, held_out) = corpus.sizes();
+    print(format_args!(
+        "training on {} of {} sources, {} held out, {} multiply-accumulates a byte",
+        show_bytes(bytes),
+        corpus.sources().len(),
+        show_bytes(held_out),
+        settings.config().macs_per_byte()
+    ))
+}
+
+/// What was asked for; what was not is as in the run to go on with.
+fn plan(args: &Args, resume: Option<&Checkpoint>) -> Plan {
+    let asked = args.steps.is_some() || args.minutes.is_some();
+    let of_run = resume.map(Checkpoint::plan);
+    let limits = match of_run {
+        Some(plan) if !asked => (plan.steps, plan.minutes),
+        _ => (args.steps, args.minutes),
+    };
+    Plan {
+        seed: args.seed.or(of_run.map(|p| p.seed)).unwrap_or(1),
+        steps: limits.0,
+        minutes: limits.1,
+    }
+}
+
+fn read_profile(name: &str) -> Result<Vec<u8>, CliError> {
+    if let Some(bytes) = profiles::builtin(name) {
+        return Ok(bytes.to_vec());
+    }
+    match std::fs::read(name) {
+        Ok(bytes) => Ok(bytes),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Err(CliError::failed("neither a built-in profile nor a file")
+                .on(name)
+                .remedy(profiles::remedy(name)))
+        }
+        Err(e) => Err(CliError::io(name, &e)),
+    }
+}
+
+fn explain(error: TrainError) -> CliError {
+    let text = error.to_string();
+    match error {
+        TrainError::Io { path, error } => CliError::io(path, &error),
+        TrainError::Settings { path, reason } => CliError::failed(reason)
+            .on(path)
+            .remedy("docs/TRAINING.md lists the keys, and configs/ has examples"),
+        TrainError::Data { files: 0, .. } => CliError::failed("there is no file to learn from")
+            .remedy("name files or directories of telemetry with --data"),
+        TrainError::Data { .. } => CliError::failed(text)
+            .remedy("name longer files with --data, or lower dataset.window_size"),
+        TrainError::Shorter { .. } => {
+            CliError::failed(text).remedy("leave out files that are still written")
+        }
+        TrainError::Decode { damaged: true, .. } => CliError::damaged(text),
+        TrainError::BadCheckpoint { .. } => CliError::damaged(text)
+            .remedy("begin a new run from the profile that it saved, with --init"),
+        TrainError::Mismatch { .. } => CliError::failed(text)
+            .remedy("repeat the command that began the run, or begin a new one from its profile with --init"),
+        TrainError::Unfinished { path } => CliError::failed(text).remedy(format!(
+            "go on with it by --resume {}, or remove it",
+            path.display()
+        )),
+        TrainError::Import(e) => CliError::failed(format!("--init: {e}"))
+            .remedy("name a profile that was trained with this --config"),
+        _ => CliError::failed(text),
+    }
+}
+
+/// A failure of a run under way, some of which may be saved.
+fn after_start(error: TrainError, checkpoint: &Path) -> CliError {
+    let full = matches!(&error, TrainError::Io { error, .. } if matches!(error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge));
+    let begun = !matches!(
+        error,
+        TrainError::Unfinished { .. } | TrainError::Mismatch { .. }
+    );
+    let failure = explain(error);
+    match (full, begun && checkpoint.exists()) {
+        (true, true) => failure.remedy(format!(
+            "free some space, then go on with --resume {}",
+            checkpoint.display()
+        )),
+        (true, false) => failure.remedy("free some space, or name another place with --out"),
+        _ => failure,
+    }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(4));
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg} eta {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, p: Progress) {
+    bar.set_position((p.done * 1000.0) as u64);
+    let held_out = p
+        .held_out
+        .map_or(String::new(), |h| format!(", held out {h:.3}"));
+    bar.set_message(format!(
+        "step {}, {:.3} bits/byte{held_out}, {}/s",
+        p.step,
+        p.train,
+        show_bytes(p.speed as u64)
+    ));
+}
