@@ -28,14 +28,13 @@ fn default_profile_is_built_in() {
 #[test]
 fn profile_of_an_archive_is_listed_with_what_it_costs() {
     use vortex_fs::{codec::ModelId, engine::Model};
-    let (dir, path) = with_file("a.bin", &records(3000));
-    let (own, model) = (dir.path().join("own.safetensors"), tiny_model(3));
-    std::fs::write(&own, &model).unwrap();
-    vortex_fs::store::Archive::init(dir.path()).unwrap();
-    run(
-        vortex_compress().arg(&path).arg("--profile").arg(&own),
-        GOOD,
-    );
+    let model = tiny_model(3);
+    let (dir, own) = with_file("own.safetensors", &model);
+    Archive::init(dir.path()).unwrap();
+    let archive = Archive::open(dir.path(), Access::Write).unwrap();
+    let profile = archive.models().profile(own.to_str().unwrap()).unwrap();
+    archive.models().store(&profile).unwrap();
+    drop(archive);
     let list = || {
         let mut command = vortex_fs();
         command.arg("profiles").arg(dir.path());

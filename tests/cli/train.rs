@@ -44,6 +44,8 @@ impl Place {
 
     fn train_on(&self, data: &Path, out: &Path, steps: u32) -> Command {
         let mut command = vortex_fs();
+        // More threads would wait for each other on a busy machine.
+        command.env("CANDLE_NUM_THREADS", "1");
         command.arg("train").arg("--data").arg(data);
         command.arg("--config").arg(self.path("tiny.yaml"));
         command.arg("--out").arg(out);

@@ -20,4 +20,5 @@ mod scrub;
 mod status;
 mod support;
 mod tools;
+mod train;
 mod workload;
