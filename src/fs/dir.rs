@@ -4,24 +4,24 @@
 //! neither hide nor repeat others.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{OsStr, OsString};
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fs::{Dir, FileType};
 
 use super::Fs;
 use super::attr::{Attr, Kind};
-use super::backing::{Backing, InodeKey, stat_entry};
+use super::backing::{Backing, stat_entry};
 use super::errno::Result;
 use super::handles::Fh;
 use super::namespace::backing_name;
 use super::nodes::{Node, NodeId};
 use super::sync::{lock, read};
 use crate::store::names;
-
-/// Entries that one call gives at most.
-const MAX_ENTRIES: usize = 1024;
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,29 +35,43 @@ pub struct DirEntry {
     /// Logical name.
     pub name: OsString,
     /// How it is kept.
-    form: names::Kind,
+    pub(super) form: names::Kind,
 }
 
 /// All entries as they were when the listing began.
 pub(super) type Listing = Vec<DirEntry>;
 
+/// The rest of a listing: the two dots first, if it is all of it.
+#[derive(Debug, Clone)]
+pub struct Entries {
+    listing: Arc<Listing>,
+    from: usize,
+}
+
+impl Deref for Entries {
+    type Target = [DirEntry];
+
+    fn deref(&self) -> &[DirEntry] {
+        self.listing.get(self.from..).unwrap_or_default()
+    }
+}
+
 impl Fs {
-    /// Some entries after `offset`, which is 0 or the offset of an entry; none at the end.
+    /// All entries after `offset`, which is 0 or the offset of an entry; none at the end.
     ///
     /// # Errors
     /// What the backing file system answers.
-    pub fn readdir(&self, fh: Fh, offset: u64) -> Result<Vec<DirEntry>> {
+    pub fn readdir(&self, fh: Fh, offset: u64) -> Result<Entries> {
         let handle = self.handles.dir(fh)?;
-        let mut listing = lock(&handle.listing);
-        if offset == 0 || listing.is_none() {
-            *listing = Some(self.list(&handle.node)?);
-        }
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = listing
-            .as_deref()
-            .and_then(|all| all.get(from..))
-            .unwrap_or_default();
-        Ok(rest.get(..MAX_ENTRIES).unwrap_or(rest).to_vec())
+        let mut kept = lock(&handle.listing);
+        let listing = match kept.as_ref().filter(|_| offset > 0) {
+            Some(listing) => Arc::clone(listing),
+            None => Arc::clone(kept.insert(Arc::new(self.list(&handle.node)?))),
+        };
+        Ok(Entries {
+            listing,
+            from: usize::try_from(offset).unwrap_or(usize::MAX),
+        })
     }
 
     /// As [`Fs::lookup`] of an entry that was listed, in fewer system calls.
@@ -92,23 +106,10 @@ impl Fs {
         let _entries = read(&dir.entries);
         let backing = dir.backing();
         let mut listing: Listing = Vec::new();
-        // Where a name is in the listing, and whether it is a segment there.
-        let mut known: HashMap<OsString, (usize, bool)> = HashMap::new();
         for entry in Dir::read_from(backing.reopen_dir()?)? {
             let entry = entry?;
             let raw = OsStr::from_bytes(entry.file_name().to_bytes());
             if raw == names::PRIVATE_DIR && dir.id == NodeId::ROOT {
-                continue;
-            }
-            if raw == "." || raw == ".." {
-                let ino = self.dot(dir, raw, entry.ino());
-                listing.push(DirEntry {
-                    ino,
-                    offset: 0,
-                    kind: Kind::Dir,
-                    name: raw.to_os_string(),
-                    form: names::Kind::Other,
-                });
                 continue;
             }
             let mut file_type = entry.file_type();
@@ -120,50 +121,50 @@ impl Fs {
             }
             let kind = Kind::from_file_type(file_type);
             let (name, form) = names::logical_name(raw, kind == Kind::File);
-            let segment = form == names::Kind::Segment;
-            let key = InodeKey {
-                dev: backing.key.dev,
+            listing.push(DirEntry {
                 ino: entry.ino(),
-                segment,
-            };
-            let ino = self.nodes.shown_ino(key);
-            let shown = DirEntry {
-                ino,
                 offset: 0,
                 kind,
-                name: name.clone(),
+                name,
                 form,
-            };
-            match known.get_mut(&name) {
-                None => {
-                    known.insert(name, (listing.len(), segment));
-                    listing.push(shown);
-                }
-                // Both a segment and something else have this name: the segment wins.
-                Some((at, is_segment)) if segment && !*is_segment => {
-                    *is_segment = true;
-                    if let Some(slot) = listing.get_mut(*at) {
-                        *slot = shown;
-                    }
-                }
-                Some(_) => {}
-            }
+            });
         }
+        // Whoever wants no more than to begin gets the dots.
+        listing.sort_by_key(|entry| !entry.is_dot());
+        remove_hidden(&mut listing);
+        self.nodes.show_inos(&mut listing, dir, backing.key.dev);
         for (at, entry) in listing.iter_mut().enumerate() {
             entry.offset = at as u64 + 1;
         }
         Ok(listing)
     }
+}
 
-    fn dot(&self, dir: &Node, name: &OsStr, backing_ino: u64) -> u64 {
-        if name == "." || dir.id == NodeId::ROOT {
-            return dir.ino;
-        }
-        let key = InodeKey {
-            dev: dir.backing().key.dev,
-            ino: backing_ino,
-            segment: false,
-        };
-        self.nodes.shown_ino(key)
+impl DirEntry {
+    /// Whether it is `.` or `..`.
+    #[must_use]
+    pub fn is_dot(&self) -> bool {
+        matches!(self.name.as_bytes(), b"." | b"..")
     }
+}
+
+/// Where both a segment and something else have a name, the segment wins.
+fn remove_hidden(listing: &mut Listing) {
+    let mut known: HashMap<&OsStr, usize> = HashMap::with_capacity(listing.len());
+    let mut hidden = vec![false; listing.len()];
+    for (at, entry) in listing.iter().enumerate() {
+        let loser = match known.entry(&entry.name) {
+            Entry::Vacant(free) => {
+                free.insert(at);
+                None
+            }
+            Entry::Occupied(_) if entry.form == names::Kind::Other => Some(at),
+            Entry::Occupied(mut other) => Some(other.insert(at)),
+        };
+        if let Some(slot) = loser.and_then(|at| hidden.get_mut(at)) {
+            *slot = true;
+        }
+    }
+    let mut hidden = hidden.into_iter();
+    listing.retain(|_| !hidden.next().unwrap_or(false));
 }

@@ -44,7 +44,9 @@ impl Fs {
             if !node.backing().is_segment() {
                 return self.write_plain(node, at, data);
             }
-            self.make_room(data.len() as u64)?;
+            // If that failed for this file it is told here, and not once more.
+            self.make_room(data.len() as u64)
+                .map_err(|error| node.take_failure().err().unwrap_or(error))?;
             self.edit(node, at, data.len() as u64, Edit::Write(data))?;
             self.relieve(node);
             Ok(data.len())

@@ -112,11 +112,11 @@ impl Fs {
             _ => return Err(FsError::Backing(rustix::io::Errno::NXIO)),
         }
         self.refresh(&hold.node)?;
-        self.load(&hold.node, writing).inspect_err(|error| {
-            if error.is_damage() {
-                hold.node.log_damage(None, error);
-            }
-        })?;
+        if writing {
+            self.load_or_log(&hold.node, true)?;
+        } else {
+            self.load_unless_sound(&hold.node)?;
+        }
         if flags.contains(OFlags::TRUNC) {
             self.truncate(&hold.node, 0)?;
         }
@@ -170,6 +170,7 @@ impl Fs {
             return Ok(());
         }
         node.take_failure()?;
+        self.load(&node, false)?;
         self.commit(&node, !datasync)?;
         self.sync_names(&node)
     }
@@ -269,6 +270,29 @@ impl Fs {
             *content = Content::Closed;
         }
         self.nodes.reap(node);
+    }
+
+    fn load_or_log(&self, node: &Arc<Node>, writing: bool) -> Result<()> {
+        self.load(node, writing).inspect_err(|error| {
+            if error.is_damage() {
+                node.log_damage(None, error);
+            }
+        })
+    }
+
+    /// Opens what is below a regular file's node for reading, or leaves that to the first read if it went well before and the
+    /// file is still the same: most of what is opened again is in the kernel's cache.
+    fn load_unless_sound(&self, node: &Arc<Node>) -> Result<()> {
+        // Others may lose the right to open it meanwhile.
+        if !rustix::process::geteuid().is_root() {
+            return self.load_or_log(node, false);
+        }
+        let now = stamp(&node.backing().stat()?);
+        if *lock(&node.sound) != Some(now) {
+            self.load_or_log(node, false)?;
+            *lock(&node.sound) = Some(now);
+        }
+        Ok(())
     }
 
     /// Opens what is below a regular file's node, for writing if `writing`.

@@ -60,7 +60,7 @@ impl Drop for FileHandle {
 /// An open directory.
 pub(super) struct DirHandle {
     pub(super) node: Arc<Node>,
-    pub(super) listing: Mutex<Option<Listing>>,
+    pub(super) listing: Mutex<Option<Arc<Listing>>>,
 }
 
 #[derive(Clone)]

@@ -39,6 +39,7 @@ mod rename;
 mod repack;
 mod setattr;
 mod space;
+mod stale;
 mod stat;
 mod swap;
 mod sync;
@@ -56,7 +57,7 @@ use std::time::Duration;
 pub use activity::Activity;
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
 pub use backing::raise_file_limit;
-pub use dir::DirEntry;
+pub use dir::{DirEntry, Entries};
 pub use disk_cache::{DiskCacheOptions, DiskCacheStats};
 pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};
@@ -81,6 +82,7 @@ use latency::Histogram;
 use nodes::{Node, Nodes};
 use permits::Permits;
 use readahead::ReadAhead;
+use stale::Stale;
 use sync::read;
 use writeback::Writeback;
 
@@ -139,6 +141,7 @@ pub struct Fs {
     flusher: Mutex<Option<JoinHandle<()>>>,
     readahead: ReadAhead,
     activity: Activity,
+    stale: Stale,
     disk_cache: Option<DiskCache>,
     decoders: Option<Permits>,
     /// By codec, how long decoding a block took those who wanted it.
@@ -181,6 +184,7 @@ impl Fs {
             flusher: Mutex::new(None),
             readahead: ReadAhead::default(),
             activity: Activity::default(),
+            stale: Stale::default(),
             disk_cache,
             decoders: options.decoders.map(Permits::new),
             decoding: Default::default(),

@@ -15,9 +15,11 @@ use super::attr::{Kind, Time};
 use super::backing::{Backing, InodeKey};
 use super::cache::next_instance;
 use super::content::Content;
+use super::dir::DirEntry;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
 use crate::segment::{Starts, Summary};
+use crate::store::names;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, PoisonError, RwLock, thread};
 
@@ -67,6 +69,8 @@ pub(super) struct Node {
     /// In the list of nodes with content to store.
     pub(super) dirty: AtomicBool,
     pub(super) peeked: Mutex<Option<Peeked>>,
+    /// What the backing inode was like when it was last opened without a failure.
+    pub(super) sound: Mutex<Option<Stamp>>,
     /// The backing inode as it was when it was last looked at, where another process may change it.
     pub(super) seen: Mutex<Option<Stamp>>,
     pub(super) ctime: Mutex<Option<CtimePin>>,
@@ -103,6 +107,7 @@ impl Node {
             starts: Mutex::new(None),
             dirty: AtomicBool::new(false),
             peeked: Mutex::new(None),
+            sound: Mutex::new(None),
             seen: Mutex::new(None),
             ctime: Mutex::new(None),
             new_in: Mutex::new(None),
@@ -266,11 +271,23 @@ impl Nodes {
         read(&self.tables).by_key.get(&key).cloned()
     }
 
-    /// The inode number that the node of a backing inode shows, or would show.
-    pub(super) fn shown_ino(&self, key: InodeKey) -> u64 {
+    /// Turns the inode numbers in a listing of `dir`, which are those of the backing directory, into those that are shown.
+    pub(super) fn show_inos(&self, listing: &mut [DirEntry], dir: &Node, dev: u64) {
         let tables = read(&self.tables);
-        let node = tables.by_key.get(&key);
-        node.map_or_else(|| tables.free_ino(key.ino), |node| node.ino)
+        for entry in listing {
+            let key = InodeKey {
+                dev,
+                ino: entry.ino,
+                segment: entry.form == names::Kind::Segment,
+            };
+            let above = entry.name == ".." && dir.id != NodeId::ROOT;
+            entry.ino = if entry.is_dot() && !above {
+                dir.ino
+            } else {
+                let node = tables.by_key.get(&key);
+                node.map_or_else(|| tables.free_ino(key.ino), |node| node.ino)
+            };
+        }
     }
 
     /// The node of an open backing inode, made if it has none; counts a lookup.
@@ -394,7 +411,6 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::names;
     use std::os::fd::AsFd;
 
     fn backing(dir: &std::fs::File, name: &str) -> Backing {

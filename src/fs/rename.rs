@@ -161,8 +161,9 @@ impl Fs {
                     let source = self.convert(from, source, names::Kind::Segment)?;
                     return self.move_to(from, &source, to, &target.backing_name);
                 }
-                let target = self.convert(to, target, names::Kind::Other)?;
-                self.move_to(from, source, to, &target.backing_name)
+                self.convert(to, target, names::Kind::Other)
+                    .and_then(|target| self.move_to(from, source, to, &target.backing_name))
+                    .inspect_err(|_| self.stale.add_name(to.dir.id, to.name))
             }
         }
     }

@@ -118,6 +118,8 @@ impl Fs {
         self.nodes.rebase(node, backing);
         node.instance.store(next_instance(), Ordering::SeqCst);
         *lock(&node.peeked) = None;
+        self.stale.add(node.id);
+        self.stale.add(at.dir.id);
         lock(&node.logged).clear();
         pin_ctime(node, shown)?;
         if synced.is_err() {

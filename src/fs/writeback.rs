@@ -168,6 +168,7 @@ impl Fs {
     ) -> Result<T> {
         let shown = ctime_of(node, open)?;
         let outcome = change(open);
+        self.stale.add(node.id);
         restore_times(node, open, shown)?;
         outcome
     }

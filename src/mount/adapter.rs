@@ -13,11 +13,14 @@ use rustix::fs::OFlags;
 
 use super::convert::file_attr;
 use super::figures::Figures;
+use super::listing::Listings;
 use crate::fs::{Attr, Caller, Fh, Fs, FsError, NodeId};
 
-/// How long the kernel may answer from what it was told. Contents change only through this mount,
-/// so this bounds just the age of `st_blocks`, and of everything in a read-only mount.
-pub(super) const TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may answer from what it was told where everything changes through this mount, or is told to it.
+const TTL: Duration = Duration::from_secs(60);
+
+/// The same for a read-only mount, beside which there may be a writer.
+const TTL_READ_ONLY: Duration = Duration::from_secs(1);
 
 /// A node number is not used again while the kernel knows it, so one generation will do.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -41,9 +44,12 @@ pub(super) fn in_call() -> bool {
 pub(super) struct Adapter {
     fs: Arc<Fs>,
     pub(super) read_only: bool,
+    /// How long the kernel may answer from what it was told.
+    pub(super) ttl: Duration,
     /// The value of [`DAEMON_XATTR`].
     pub(super) identity: Vec<u8>,
     figures: Arc<Figures>,
+    pub(super) listings: Listings,
 }
 
 impl Adapter {
@@ -56,8 +62,10 @@ impl Adapter {
         Self {
             fs,
             read_only,
+            ttl: if read_only { TTL_READ_ONLY } else { TTL },
             identity,
             figures,
+            listings: Listings::new(),
         }
     }
 
@@ -106,7 +114,7 @@ impl Adapter {
 
     pub(super) fn entry(&self, made: Result<(NodeId, Attr), Errno>, reply: ReplyEntry) {
         match made {
-            Ok((node, attr)) => reply.entry(&TTL, &file_attr(node, &attr), GENERATION),
+            Ok((node, attr)) => reply.entry(&self.ttl, &file_attr(node, &attr), GENERATION),
             Err(errno) => reply.error(errno),
         }
     }

@@ -15,6 +15,7 @@ mod daemon;
 mod evict;
 mod exposition;
 mod figures;
+mod listing;
 mod logfile;
 mod memory;
 mod metrics;

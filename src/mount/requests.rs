@@ -9,18 +9,18 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
-    Adapter, DAEMON_XATTR, GENERATION, STATUS_XATTR, TTL, caller, empty, handle, node, positional,
+    Adapter, DAEMON_XATTR, GENERATION, STATUS_XATTR, caller, empty, handle, node, positional,
     rename_flags, xattr,
 };
 use super::convert::{decode_device, file_attr, file_type, set_time};
-use crate::fs::{FsError, NodeId, SetAttr};
+use crate::fs::{FsError, Kind, NodeId, SetAttr};
 
 /// The largest request in either direction.
 const MAX_IO: u32 = 1 << 20;
@@ -43,6 +43,15 @@ fn with_buffer(size: u32, f: impl FnOnce(&mut [u8])) {
         }
         f(buffer.get_mut(..size).unwrap_or_default());
     });
+}
+
+/// What the kernel may do with an open file. What was only read has nothing to be told of when it is closed.
+fn open_flags(flags: OpenFlags) -> FopenFlags {
+    if flags.acc_mode() == OpenAccMode::O_RDONLY {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE
+    }
 }
 
 impl Filesystem for Adapter {
@@ -73,6 +82,9 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.call("lookup", parent, |fs| fs.lookup(node(parent), name));
+        if matches!(&found, Ok((_, attr)) if attr.kind != Kind::Dir) {
+            self.listings.looked_up_in(parent);
+        }
         self.entry(found, reply);
     }
 
@@ -85,7 +97,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.call("getattr", ino, |fs| fs.getattr(node(ino), fh.map(handle))) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(NodeId(attr.ino), &attr)),
+            Ok(attr) => reply.attr(&self.ttl, &file_attr(NodeId(attr.ino), &attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -119,7 +131,7 @@ impl Filesystem for Adapter {
         match self.call("setattr", ino, |fs| {
             fs.setattr(node(ino), fh.map(handle), set)
         }) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(NodeId(attr.ino), &attr)),
+            Ok(attr) => reply.attr(&self.ttl, &file_attr(NodeId(attr.ino), &attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -234,7 +246,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.call("open", ino, |fs| fs.open(node(ino), positional(flags.0))) {
-            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(fh) => reply.opened(FileHandle(fh.0), open_flags(flags)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -335,7 +347,7 @@ impl Filesystem for Adapter {
     ) {
         match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
             Ok(entries) => {
-                for e in &entries {
+                for e in &*entries {
                     if reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), &e.name) {
                         break;
                     }
@@ -358,10 +370,14 @@ impl Filesystem for Adapter {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
         };
+        let only_dots = offset == 0 && self.listings.begin_bare(ino);
         let mut added = false;
-        for e in &entries {
+        for e in &*entries {
             // The kernel takes no reference on these two.
-            let dots = matches!(e.name.as_bytes(), b"." | b"..");
+            let dots = e.is_dot();
+            if only_dots && added && !dots {
+                break;
+            }
             let found = if dots {
                 self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
                     .map(|attr| (NodeId(e.ino), attr))
@@ -380,7 +396,7 @@ impl Filesystem for Adapter {
                 INodeNo(id.0),
                 e.offset,
                 &e.name,
-                &TTL,
+                &self.ttl,
                 &file_attr(id, &attr),
                 GENERATION,
             );
@@ -502,7 +518,7 @@ impl Filesystem for Adapter {
         });
         match made {
             Ok((id, attr, fh)) => reply.created(
-                &TTL,
+                &self.ttl,
                 &file_attr(id, &attr),
                 GENERATION,
                 FileHandle(fh.0),

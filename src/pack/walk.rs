@@ -112,9 +112,9 @@ fn list(fs: &Fs, dir: &Path) -> Result<Vec<(PathBuf, Attr)>, FsError> {
             return Ok(found);
         };
         offset = last.offset;
-        for entry in entries {
+        for entry in &*entries {
             let wanted = matches!(entry.kind, Kind::File | Kind::Dir);
-            if !wanted || entry.name == "." || entry.name == ".." {
+            if !wanted || entry.is_dot() {
                 continue;
             }
             if let Ok((id, attr)) = fs.lookup(node.id, &entry.name) {

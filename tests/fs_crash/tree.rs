@@ -182,8 +182,8 @@ fn list(
     let fh = fs.opendir(dir).map_err(at)?;
     let entries = fs.readdir(fh, 0).map_err(at)?;
     fs.releasedir(fh).map_err(at)?;
-    for entry in entries {
-        if entry.name == "." || entry.name == ".." {
+    for entry in &*entries {
+        if entry.is_dot() {
             continue;
         }
         let path = path.join(&entry.name);
@@ -235,8 +235,5 @@ fn remove_all(fs: &Arc<Fs>, tree: &Tree) -> Result<usize, FsError> {
     let fh = fs.opendir(NodeId::ROOT)?;
     let names = fs.readdir(fh, 0)?;
     fs.releasedir(fh)?;
-    Ok(names
-        .iter()
-        .filter(|e| e.name != "." && e.name != "..")
-        .count())
+    Ok(names.iter().filter(|e| !e.is_dot()).count())
 }

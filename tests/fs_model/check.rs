@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -144,10 +143,7 @@ impl World {
                 let entries = self.fs().readdir(fh, offset).map_err(fail)?;
                 let Some(last) = entries.last() else { break };
                 offset = last.offset;
-                for entry in entries
-                    .iter()
-                    .filter(|e| !matches!(e.name.as_bytes(), b"." | b".."))
-                {
+                for entry in entries.iter().filter(|e| !e.is_dot()) {
                     let path = dir.join(&entry.name);
                     if entry.kind == Kind::Dir {
                         todo.push(path.clone());

@@ -166,7 +166,7 @@ impl Mounted {
             offset = entries.last().unwrap().offset;
             names.extend(
                 entries
-                    .into_iter()
+                    .iter()
                     .map(|e| String::from_utf8_lossy(e.name.as_bytes()).into_owned()),
             );
         }

@@ -123,9 +123,12 @@ fn listing_survives_removal_of_what_it_listed() {
     let (mut seen, mut offset) = (Vec::new(), 0);
     loop {
         let entries = m.fs.readdir(fh, offset).unwrap();
-        let Some(last) = entries.last() else { break };
+        let entries = entries.iter().take(100);
+        let Some(last) = entries.clone().last() else {
+            break;
+        };
         offset = last.offset;
-        for entry in entries.iter().filter(|e| e.kind == Kind::File) {
+        for entry in entries.filter(|e| e.kind == Kind::File) {
             m.fs.unlink(NodeId::ROOT, &entry.name).unwrap();
             seen.push(entry.name.clone());
         }
@@ -150,7 +153,7 @@ fn listed_inode_numbers_are_those_of_stat() {
     m.pack("a");
     m.pack("p");
     let fh = m.fs.opendir(NodeId::ROOT).unwrap();
-    for entry in m.fs.readdir(fh, 0).unwrap() {
+    for entry in &*m.fs.readdir(fh, 0).unwrap() {
         let name = entry.name.to_str().unwrap();
         let path = if name.starts_with('.') { "" } else { name };
         assert_eq!(entry.ino, m.attr(path).ino, "{name}");

@@ -124,6 +124,23 @@ fn failed_store_is_told_once_and_tried_again() {
 }
 
 #[test]
+fn a_write_that_finds_the_disk_full_is_all_that_tells_it() {
+    let Some(small) = Small::new("2m") else {
+        return;
+    };
+    Archive::init(small.dir.path()).unwrap();
+    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
+    let fs = Fs::new(archive, options()).unwrap();
+    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    fs.write(fh, 0, &noise(20 * BLOCK)).unwrap();
+    assert!(std::fs::write(small.dir.path().join("filler"), noise(3 << 20)).is_err());
+    let told = fs.write(fh, 0, &noise(BLOCK)).unwrap_err();
+    assert_eq!(told.errno(), rustix::io::Errno::NOSPC.raw_os_error());
+    fs.flush(fh).unwrap();
+    fs.abandon();
+}
+
+#[test]
 fn model_that_does_not_fit_leaves_nothing_behind_and_is_stored_when_it_does() {
     let Some(small) = Small::new("2m") else {
         return;
