@@ -124,7 +124,7 @@ fn listing_survives_removal_of_what_it_listed() {
     loop {
         let entries = m.fs.readdir(fh, offset).unwrap();
         let entries = entries.iter().take(100);
-        let Some(last) = entries.clone().last() else {
+        let Some(last) = entries.clone().next_back() else {
             break;
         };
         offset = last.offset;
