@@ -1,4 +1,4 @@
-//! Whether who lists a directory will want attributes, too.
+//! Listing with attributes, and whether who lists a directory will want them.
 //!
 //! The kernel asks for them with the first entries of every directory, since it cannot know. Finding them out costs several times
 //! what listing costs, and `find` has no use for them. So the first answer holds no more than the dots, after which the kernel asks
@@ -7,7 +7,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fuser::INodeNo;
+use fuser::{Errno, FileHandle, Filesystem, INodeNo, ReplyDirectoryPlus, Request};
+
+use super::adapter::{Adapter, GENERATION, handle, node};
+use super::convert::file_attr;
+use crate::fs::NodeId;
 
 /// How long it is remembered that attributes were wanted.
 const MEMORY: Duration = Duration::from_secs(1);
@@ -45,6 +49,62 @@ impl Listings {
             let until = millis(self.begun.elapsed() + MEMORY);
             self.until.store(until, Ordering::Relaxed);
         }
+    }
+}
+
+impl Adapter {
+    /// Answers READDIRPLUS.
+    pub(super) fn list_with_attributes(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let entries = match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
+            Ok(entries) => entries,
+            Err(errno) => return reply.error(errno),
+        };
+        let only_dots = offset == 0 && self.listings.begin_bare(ino);
+        let mut added = false;
+        for e in &*entries {
+            // The kernel takes no reference on these two.
+            let dots = e.is_dot();
+            if only_dots && added && !dots {
+                break;
+            }
+            let found = if dots {
+                self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
+                    .map(|attr| (NodeId(e.ino), attr))
+            } else {
+                self.call("lookup", ino, |fs| fs.lookup_listed(node(ino), e))
+            };
+            let (id, attr) = match found {
+                Ok(found) => found,
+                // It was removed since it was listed.
+                Err(Errno::ENOENT) => continue,
+                // The kernel comes again for the rest.
+                Err(_) if added => break,
+                Err(errno) => return reply.error(errno),
+            };
+            let full = reply.add(
+                INodeNo(id.0),
+                e.offset,
+                &e.name,
+                &self.ttl,
+                &file_attr(id, &attr),
+                GENERATION,
+            );
+            added |= !full;
+            if full {
+                if !dots {
+                    self.forget(req, INodeNo(id.0), 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
     }
 }
 

@@ -364,51 +364,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
-            Ok(entries) => entries,
-            Err(errno) => return reply.error(errno),
-        };
-        let only_dots = offset == 0 && self.listings.begin_bare(ino);
-        let mut added = false;
-        for e in &*entries {
-            // The kernel takes no reference on these two.
-            let dots = e.is_dot();
-            if only_dots && added && !dots {
-                break;
-            }
-            let found = if dots {
-                self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
-                    .map(|attr| (NodeId(e.ino), attr))
-            } else {
-                self.call("lookup", ino, |fs| fs.lookup_listed(node(ino), e))
-            };
-            let (id, attr) = match found {
-                Ok(found) => found,
-                // It was removed since it was listed.
-                Err(Errno::ENOENT) => continue,
-                // The kernel comes again for the rest.
-                Err(_) if added => break,
-                Err(errno) => return reply.error(errno),
-            };
-            let full = reply.add(
-                INodeNo(id.0),
-                e.offset,
-                &e.name,
-                &self.ttl,
-                &file_attr(id, &attr),
-                GENERATION,
-            );
-            added |= !full;
-            if full {
-                if !dots {
-                    self.forget(req, INodeNo(id.0), 1);
-                }
-                break;
-            }
-        }
-        reply.ok();
+        self.list_with_attributes(req, ino, fh, offset, reply);
     }
 
     fn releasedir(

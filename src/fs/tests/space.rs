@@ -27,6 +27,15 @@ impl Small {
             }
         }
     }
+
+    /// A new archive on it with an empty file `a`, open.
+    fn fs_with_a(&self) -> (Arc<Fs>, Fh) {
+        Archive::init(self.dir.path()).unwrap();
+        let archive = Archive::open(self.dir.path(), Access::Write).unwrap();
+        let fs = Fs::new(archive, options()).unwrap();
+        let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+        (fs, fh)
+    }
 }
 
 impl Drop for Small {
@@ -51,10 +60,7 @@ fn full_disk_is_told_to_the_writer_and_loses_nothing_it_took() {
     let Some(small) = Small::new("2m") else {
         return;
     };
-    Archive::init(small.dir.path()).unwrap();
-    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
-    let fs = Fs::new(archive, options()).unwrap();
-    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    let (fs, fh) = small.fs_with_a();
     let mut taken = Vec::new();
     let error = loop {
         let block = noise(BLOCK);
@@ -91,10 +97,7 @@ fn failed_store_is_told_once_and_tried_again() {
     let Some(small) = Small::new("2m") else {
         return;
     };
-    Archive::init(small.dir.path()).unwrap();
-    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
-    let fs = Fs::new(archive, options()).unwrap();
-    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    let (fs, fh) = small.fs_with_a();
     let content = noise(20 * BLOCK);
     fs.write(fh, 0, &content).unwrap();
     // Somebody else fills the disk before the content is stored.
@@ -128,10 +131,7 @@ fn a_write_that_finds_the_disk_full_is_all_that_tells_it() {
     let Some(small) = Small::new("2m") else {
         return;
     };
-    Archive::init(small.dir.path()).unwrap();
-    let archive = Archive::open(small.dir.path(), Access::Write).unwrap();
-    let fs = Fs::new(archive, options()).unwrap();
-    let (_, _, fh) = fs.create(NodeId::ROOT, os("a"), 0o644, RDWR, me()).unwrap();
+    let (fs, fh) = small.fs_with_a();
     fs.write(fh, 0, &noise(20 * BLOCK)).unwrap();
     assert!(std::fs::write(small.dir.path().join("filler"), noise(3 << 20)).is_err());
     let told = fs.write(fh, 0, &noise(BLOCK)).unwrap_err();
