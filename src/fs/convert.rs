@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::Fs;
+use super::attr::Kind;
 use super::errno::{FsError, Result};
 use super::files::Hold;
 use super::namespace::Found;
@@ -20,20 +21,52 @@ const ATTEMPTS: usize = 10;
 const COPY: usize = 1 << 20;
 
 impl Fs {
-    /// Gives an entry the other form. The caller holds the directory's entries exclusively.
-    pub(super) fn convert(&self, at: End<'_>, found: &Found, form: names::Kind) -> Result<Found> {
+    /// Gives a file the other form; `None` if it is no regular file with one name, or became one with several meanwhile. The caller
+    /// holds the directory's entries exclusively.
+    pub(super) fn convert(
+        &self,
+        at: End<'_>,
+        found: &Found,
+        form: names::Kind,
+    ) -> Result<Option<Found>> {
+        if found.kind() != Kind::File || found.stat.st_nlink > 1 {
+            return Ok(None);
+        }
+        self.try_convert(at, found, form, false)
+    }
+
+    /// The same for one name of a file, which is about to be replaced: the others keep what they have.
+    pub(super) fn convert_name(
+        &self,
+        at: End<'_>,
+        found: &Found,
+        form: names::Kind,
+    ) -> Result<Found> {
+        self.try_convert(at, found, form, true)?
+            .ok_or(FsError::Internal)
+    }
+
+    fn try_convert(
+        &self,
+        at: End<'_>,
+        found: &Found,
+        form: names::Kind,
+        one_of_many: bool,
+    ) -> Result<Option<Found>> {
         for _ in 0..ATTEMPTS {
             let hold = self.hold_found(at.dir, at.name, found)?;
             let snapshot = self.snapshot_of(Arc::clone(at.dir), at.name, hold)?;
+            if snapshot.links() > 1 && !one_of_many {
+                return Ok(None);
+            }
             let temp = self.archive.temp_file()?;
             match form {
                 names::Kind::Segment => self.seal_fresh(&snapshot, &temp)?,
                 names::Kind::Other => copy_out(&snapshot, &temp)?,
             }
-            // Only this name is about to be replaced, so it alone need be converted.
             let (node, version) = (&snapshot.hold.node, snapshot.version);
-            if self.swap_in(at, node, version, temp, form, true)? == Outcome::Swapped {
-                return self.find(at.dir, at.name)?.ok_or(FsError::NotFound);
+            if self.swap_in(at, node, version, temp, form, one_of_many)? == Outcome::Swapped {
+                return self.find(at.dir, at.name);
             }
         }
         Err(FsError::Backing(rustix::io::Errno::BUSY))

@@ -90,7 +90,7 @@ impl Fs {
                 && Kind::of(&stat) == entry.kind
             {
                 let node = self.nodes.intern(backing, entry.kind);
-                node.set_name(dir.id, &entry.name);
+                self.is_named(&node, &dir, &entry.name);
                 let attr = self
                     .refresh(&node)
                     .and_then(|()| self.attr_by(&node, Some(stat)))

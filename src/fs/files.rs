@@ -202,35 +202,10 @@ impl Fs {
     ///
     /// # Errors
     /// What the backing file system answers.
-    pub fn fsyncdir(&self, fh: Fh, datasync: bool) -> Result<()> {
+    pub fn fsyncdir(&self, fh: Fh) -> Result<()> {
         let node = Arc::clone(&self.handles.dir(fh)?.node);
-        let dir = node.backing().reopen_dir()?;
-        if datasync {
-            sys::fdatasync(dir)?;
-        } else {
-            sys::fsync(dir)?;
-        }
+        self.sync_entries(&node.backing())?;
         self.sync_names(&node)
-    }
-
-    /// Makes the name of a node durable if it is new, and those of new directories above it.
-    fn sync_names(&self, node: &Arc<Node>) -> Result<()> {
-        let mut at = Arc::clone(node);
-        loop {
-            let above = {
-                // Held meanwhile: who syncs the same file at the same time must not be answered earlier.
-                let mut new_in = lock(&at.new_in);
-                let Some(dir) = &*new_in else { return Ok(()) };
-                dir.sync_dir()?;
-                let above = dir.key;
-                *new_in = None;
-                above
-            };
-            match self.nodes.peek(above) {
-                Some(dir) => at = dir,
-                None => return Ok(()),
-            }
-        }
     }
 
     /// Keeps the node and its content until the hold is dropped.
@@ -356,7 +331,7 @@ impl Fs {
             .map(|(backing, kind)| {
                 let node = self.nodes.intern(backing, kind);
                 node.set_name(dir.id, name);
-                *lock(&node.new_in) = Some(dir.backing());
+                lock(&node.new_in).add(dir.backing());
                 node
             })
             .inspect_err(|_| namespace::undo(dir, backing_name))

@@ -33,6 +33,7 @@ fn run(fs: &Weak<Fs>, signal: &Signal) {
         }
         let Some(fs) = fs.upgrade() else { return };
         fs.flush_due(asked.store);
+        fs.relieve_noted();
     }
 }
 

@@ -11,7 +11,7 @@
 //! 3. `Node::storing`: one stores or commits a file at a time (the flusher takes many, by ascending node number);
 //! 4. `Node::content`: exclusive to change the content, shared to plan a read;
 //! 5. node table, handle table, dirty list, cache, the node's small mutexes: leaves, of which none is held while
-//!    another is taken, except that the dirty list may be.
+//!    another is taken, except that the dirty list and the node table may be.
 //!
 //! Decoding and encoding happen outside 4 (and 5), except for the last of several attempts against a busy writer.
 
@@ -43,6 +43,7 @@ mod stale;
 mod stat;
 mod swap;
 mod sync;
+mod unsynced;
 mod writeback;
 mod xattr;
 

@@ -17,6 +17,7 @@ use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::{FsError, Result};
 use super::nodes::{Node, NodeId};
 use super::sync::{lock, read, write};
+use super::unsynced::MOST_NEW;
 use crate::store::names;
 
 const SETGID: u32 = 0o2000;
@@ -161,6 +162,9 @@ impl Fs {
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Result<(NodeId, Attr)> {
         let _names = self.changing()?;
         let (node, dir) = (self.node(id)?, self.node(parent)?);
+        if lock(&node.new_in).len() >= MOST_NEW {
+            self.sync_names(&node)?;
+        }
         let _entries = write(&dir.entries);
         node.change_attributes(|backing| {
             let backing_name = self.free_name(&dir, name, backing.form)?;
@@ -175,7 +179,7 @@ impl Fs {
                 AtFlags::SYMLINK_FOLLOW,
             )?)
         })?;
-        *lock(&node.new_in) = Some(dir.backing());
+        lock(&node.new_in).add(dir.backing());
         let attr = self.attr_of(&node)?;
         self.nodes.find(node.backing().key);
         Ok((node.id, attr))
@@ -306,6 +310,15 @@ impl Fs {
         }
     }
 
+    /// Notes by what name a node was looked up, which may not be durable.
+    pub(super) fn is_named(&self, node: &Node, dir: &Node, name: &OsStr) {
+        node.set_name(dir.id, name);
+        let dir = dir.backing();
+        if self.nodes.noted(dir.key).is_some() {
+            lock(&node.new_in).add(dir);
+        }
+    }
+
     /// The node of an entry that was found; counts a lookup.
     pub(super) fn node_of(&self, dir: &Node, name: &OsStr, found: &Found) -> Result<Arc<Node>> {
         let known = self.nodes.find(InodeKey::new(&found.stat, found.form));
@@ -321,7 +334,7 @@ impl Fs {
                 self.nodes.intern(backing, kind)
             }
         };
-        node.set_name(dir.id, name);
+        self.is_named(&node, dir, name);
         Ok(node)
     }
 }

@@ -18,6 +18,7 @@ use super::content::Content;
 use super::dir::DirEntry;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
+use super::unsynced::{MOST_NOTED, NewNames, Noted};
 use crate::segment::{Starts, Summary};
 use crate::store::names;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,8 +75,8 @@ pub(super) struct Node {
     /// The backing inode as it was when it was last looked at, where another process may change it.
     pub(super) seen: Mutex<Option<Stamp>>,
     pub(super) ctime: Mutex<Option<CtimePin>>,
-    /// A directory to sync with the node, because the name in it is new.
-    pub(super) new_in: Mutex<Option<Arc<Backing>>>,
+    /// Directories to sync with the node.
+    pub(super) new_in: Mutex<NewNames>,
     /// A failure in the background that no caller knows of yet.
     pub(super) failed: Mutex<Option<FsError>>,
     /// The last name it was looked up by.
@@ -110,7 +111,7 @@ impl Node {
             sound: Mutex::new(None),
             seen: Mutex::new(None),
             ctime: Mutex::new(None),
-            new_in: Mutex::new(None),
+            new_in: Mutex::default(),
             failed: Mutex::new(None),
             name: Mutex::new(OsString::new()),
             parent: AtomicU64::new(NodeId::ROOT.0),
@@ -139,6 +140,12 @@ impl Node {
     pub(super) fn set_name(&self, dir: NodeId, name: &OsStr) {
         self.parent.store(dir.0, Ordering::Relaxed);
         *lock(&self.name) = name.to_os_string();
+    }
+
+    /// The last name it was looked up by, and the directory that has it.
+    pub(super) fn place(&self) -> (NodeId, OsString) {
+        let parent = NodeId(self.parent.load(Ordering::Relaxed));
+        (parent, lock(&self.name).clone())
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -189,6 +196,7 @@ struct Tables {
     by_id: HashMap<NodeId, Arc<Node>>,
     by_key: HashMap<InodeKey, Arc<Node>>,
     shown: HashSet<u64>,
+    noted: Noted,
 }
 
 /// Tells that there are more nodes than descriptors will do for.
@@ -329,12 +337,8 @@ impl Nodes {
                 && !node.dirty.load(Ordering::SeqCst)
                 && !node.dispensed.swap(true, Ordering::Relaxed)
         };
-        let name = |node: &Arc<Node>| {
-            let parent = NodeId(node.parent.load(Ordering::Relaxed));
-            (parent, lock(&node.name).clone())
-        };
         let going = tables.by_id.values().filter(can_go).take(surplus);
-        going.map(name).collect()
+        going.map(|node| node.place()).collect()
     }
 
     /// Slows down who looks up faster than others are forgotten.
@@ -379,6 +383,30 @@ impl Nodes {
     pub(super) fn len(&self) -> usize {
         read(&self.tables).by_id.len()
     }
+
+    /// Notes that a directory has a name that may not be durable, of what has no node.
+    pub(super) fn note(&self, dir: InodeKey) {
+        write(&self.tables).noted.add(dir);
+    }
+
+    /// What was noted last of a directory with names that may not be durable.
+    pub(super) fn noted(&self, dir: InodeKey) -> Option<u64> {
+        read(&self.tables).noted.get(dir)
+    }
+
+    /// These directories were synced after this was noted of them.
+    pub(super) fn forget_noted(&self, synced: &[(InodeKey, u64)]) {
+        let tables = &mut *write(&self.tables);
+        for &(dir, last) in synced {
+            tables.noted.synced(dir, last);
+        }
+    }
+
+    /// All that is noted, if it is too much.
+    pub(super) fn much_noted(&self) -> Option<Vec<(InodeKey, u64)>> {
+        let tables = read(&self.tables);
+        (tables.noted.len() > MOST_NOTED).then(|| tables.noted.all())
+    }
 }
 
 impl Tables {
@@ -405,6 +433,7 @@ impl Tables {
         let key = read(&node.backing).key;
         self.by_key.remove(&key);
         self.shown.remove(&node.ino);
+        self.noted.keep(&lock(&node.new_in));
     }
 }
 

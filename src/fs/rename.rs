@@ -85,11 +85,30 @@ impl Fs {
             (_, None) => self.move_to(from, &source, to, &backing_name(new_name, source.form))?,
             (RenameFlags::Replace, Some(target)) => self.replace(from, &source, to, &target)?,
         }
-        if let Some(node) = self.nodes.peek(InodeKey::new(&source.stat, source.form)) {
-            *lock(&node.name) = new_name.to_os_string();
-            *lock(&node.new_in) = Some(to_dir.backing());
+        self.renamed(to);
+        if flags == RenameFlags::Exchange {
+            self.renamed(from);
         }
         Ok(())
+    }
+
+    /// Notes that what has this name now got it just now.
+    fn renamed(&self, to: End<'_>) {
+        let dir = to.dir.backing();
+        // It may have another backing inode than before.
+        let found = self.find(to.dir, to.name).ok().flatten();
+        let node = (found.as_ref())
+            .and_then(|found| self.nodes.peek(InodeKey::new(&found.stat, found.form)));
+        let (Some(found), Some(node)) = (found, node) else {
+            return self.nodes.note(dir.key);
+        };
+        node.set_name(to.dir.id, to.name);
+        let new_in = &mut *lock(&node.new_in);
+        if found.kind() == Kind::Dir || found.stat.st_nlink == 1 {
+            new_in.set(dir);
+        } else {
+            new_in.add(dir);
+        }
     }
 
     /// Makes a plain file that is about to meet a segment one too, without keeping others from their names meanwhile.
@@ -157,11 +176,10 @@ impl Fs {
                 remove_replaced(to, target)
             }
             (false, true) => {
-                if source.kind() == Kind::File && source.stat.st_nlink == 1 {
-                    let source = self.convert(from, source, names::Kind::Segment)?;
+                if let Some(source) = self.convert(from, source, names::Kind::Segment)? {
                     return self.move_to(from, &source, to, &target.backing_name);
                 }
-                self.convert(to, target, names::Kind::Other)
+                self.convert_name(to, target, names::Kind::Other)
                     .and_then(|target| self.move_to(from, source, to, &target.backing_name))
                     .inspect_err(|_| self.stale.add_name(to.dir.id, to.name))
             }
@@ -207,25 +225,20 @@ impl Fs {
         } else {
             (from, source, to, target)
         };
-        let (plain, segment) = if plain.kind() == Kind::File && plain.stat.st_nlink == 1 {
-            (
-                self.convert(plain_end, plain, names::Kind::Segment)?
-                    .backing_name,
-                segment.backing_name.clone(),
-            )
-        } else if segment.stat.st_nlink == 1 {
-            (
-                plain.backing_name.clone(),
-                self.convert(segment_end, segment, names::Kind::Other)?
-                    .backing_name,
-            )
-        } else {
-            return Err(FsError::Invalid);
+        let sealed = self.convert(plain_end, plain, names::Kind::Segment)?;
+        let opened = match sealed {
+            Some(_) => None,
+            None => self.convert(segment_end, segment, names::Kind::Other)?,
+        };
+        let (plain, segment) = match (&sealed, &opened) {
+            (Some(sealed), _) => (sealed, segment),
+            (None, Some(opened)) => (plain, opened),
+            (None, None) => return Err(FsError::Invalid),
         };
         if source.is_segment() {
-            swap(&segment, &plain)
+            swap(&segment.backing_name, &plain.backing_name)
         } else {
-            swap(&plain, &segment)
+            swap(&plain.backing_name, &segment.backing_name)
         }
     }
 }

@@ -123,7 +123,7 @@ impl Fs {
         lock(&node.logged).clear();
         pin_ctime(node, shown)?;
         if synced.is_err() {
-            *lock(&node.new_in) = Some(dir);
+            lock(&node.new_in).add(dir);
         }
         synced?;
         Ok(Outcome::Swapped)

@@ -388,11 +388,11 @@ impl Filesystem for Adapter {
         _req: &Request,
         ino: INodeNo,
         fh: FileHandle,
-        datasync: bool,
+        _datasync: bool,
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("fsyncdir", ino, |fs| fs.fsyncdir(handle(fh), datasync)),
+            self.call("fsyncdir", ino, |fs| fs.fsyncdir(handle(fh))),
             reply,
         );
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vortex_fs::fs::RenameFlags;
+use vortex_fs::fs::{NodeId, RenameFlags};
 
 use crate::tree::{Seen, Tree, me};
 use crate::world::{RDWR, ROOT, World, noise, os};
@@ -62,6 +62,141 @@ fn syncing_a_file_in_new_directories() {
     world.sync(fh, false);
     world.fs().release(fh).unwrap();
     world.survives_every_crash("file in new directories");
+}
+
+/// The kernel may forget all of it meanwhile, and then asks for it by name, or lists it, from the root on.
+#[test]
+fn syncing_a_file_in_new_directories_after_they_were_forgotten() {
+    for listed in [false, true] {
+        let Some(mut world) = World::new() else {
+            return;
+        };
+        world.open();
+        world.begin();
+        world.will(|tree| {
+            tree.insert("d".into(), Seen::Dir);
+        });
+        let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+        let fh = world.create(dir, "f", "d/f");
+        let file = world.fs().node_of_handle(fh).unwrap();
+        world.fs().release(fh).unwrap();
+        for node in [file, dir] {
+            world.fs().forget(node, 1);
+        }
+        assert_eq!(world.fs().stats().nodes, 1, "the root alone");
+        let dir = look_up(&world, ROOT, "d", listed);
+        let file = look_up(&world, dir, "f", listed);
+        let fh = world.fs().open(file, RDWR).unwrap();
+        world.write(fh, "d/f", 0, &noise(5000, 1));
+        world.sync(fh, false);
+        world.fs().release(fh).unwrap();
+        world.survives_every_crash(&format!("file that was forgotten, listed: {listed}"));
+    }
+}
+
+fn look_up(world: &World, dir: NodeId, name: &str, listed: bool) -> NodeId {
+    let fs = world.fs();
+    if !listed {
+        return fs.lookup(dir, os(name)).unwrap().0;
+    }
+    let fh = fs.opendir(dir).unwrap();
+    let entries = fs.readdir(fh, 0).unwrap();
+    let entry = entries.iter().find(|e| e.name == os(name)).unwrap();
+    let found = fs.lookup_listed(dir, entry).unwrap().0;
+    fs.releasedir(fh).unwrap();
+    found
+}
+
+/// A sync of a file that was just renamed makes the new name durable, whatever it was and replaced, and of both if they changed places.
+#[test]
+fn syncing_a_file_that_was_renamed() {
+    for (source, target) in [(true, true), (true, false), (false, true), (false, false)] {
+        for flags in [RenameFlags::Replace, RenameFlags::Exchange] {
+            for renamed in ["e/b", "a"] {
+                let Some(mut world) = World::new() else {
+                    return;
+                };
+                if renamed == "a" && flags == RenameFlags::Replace {
+                    continue;
+                }
+                if !source {
+                    world.plain("a", &noise(5000, 1));
+                }
+                world.will(|tree| {
+                    tree.insert("e".into(), Seen::Dir);
+                });
+                std::fs::create_dir(world.recorder.path().join("e")).unwrap();
+                if !target {
+                    world.plain("e/b", &noise(5000, 2));
+                }
+                world.open();
+                if source {
+                    world.segment("a", &noise(5000, 1));
+                }
+                let dir = world.node("e");
+                if target {
+                    let fh = world.create(dir, "b", "e/b");
+                    world.write(fh, "e/b", 0, &noise(5000, 2));
+                    world.sync(fh, false);
+                    world.fs().release(fh).unwrap();
+                }
+                let (a, b) = (world.node("a"), world.node("e/b"));
+                world.begin();
+                move_over(&mut world, "a", dir, "e/b", flags);
+                let now = if renamed == "a" { b } else { a };
+                let fh = world.fs().open(now, RDWR).unwrap();
+                world.sync(fh, false);
+                world.fs().release(fh).unwrap();
+                let what = format!("{source} over {target}, {flags:?}, sync of {renamed}");
+                world.survives_every_crash(&what);
+            }
+        }
+    }
+}
+
+fn move_over(world: &mut World, from: &str, dir: NodeId, to: &str, flags: RenameFlags) {
+    world.will(|tree: &mut Tree| {
+        let moved = tree.remove(Path::new(from)).unwrap();
+        let replaced = tree.insert(to.into(), moved);
+        if let Some(replaced) = replaced.filter(|_| flags == RenameFlags::Exchange) {
+            tree.insert(from.into(), replaced);
+        }
+    });
+    let name = Path::new(to).file_name().unwrap();
+    world.fs().rename(ROOT, os(from), dir, name, flags).unwrap();
+}
+
+#[test]
+fn syncing_a_file_with_two_new_names() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.will(|tree| {
+        tree.insert("d".into(), Seen::Dir);
+    });
+    std::fs::create_dir(world.recorder.path().join("d")).unwrap();
+    world.open();
+    let dir = world.node("d");
+    world.begin();
+    let fh = world.create(ROOT, "a", "a");
+    world.will(|tree| {
+        tree.insert("d/b".into(), Seen::file(b""));
+    });
+    let node = world.fs().node_of_handle(fh).unwrap();
+    world.fs().link(node, dir, os("b")).unwrap();
+    let content = Seen::file(&noise(5000, 1));
+    // Until it is synced, the second name may be missing.
+    world.will(|tree| {
+        tree.remove(Path::new("d/b"));
+        tree.insert("a".into(), content.clone());
+    });
+    world.will(|tree| {
+        tree.insert("d/b".into(), content);
+    });
+    world.fs().write(fh, 0, &noise(5000, 1)).unwrap();
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("two new names");
 }
 
 /// Every pair of a segment and a plain file, and both ways.

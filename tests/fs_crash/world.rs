@@ -189,7 +189,7 @@ impl World {
     /// Syncs a directory; all that was done so far was done to its names.
     pub fn sync_dir(&mut self, dir: NodeId) {
         let fh = self.fs().opendir(dir).unwrap();
-        self.fs().fsyncdir(fh, false).unwrap();
+        self.fs().fsyncdir(fh).unwrap();
         self.fs().releasedir(fh).unwrap();
         self.is_durable();
     }

@@ -1,6 +1,7 @@
 //! What survives the end of the process, in order and otherwise.
 
 use super::*;
+use crate::fs::sync::lock;
 use crate::store::names;
 
 #[test]
@@ -111,4 +112,44 @@ fn created_file_is_an_empty_file_after_a_kill() {
     assert_eq!(m.get("a").unwrap(), b"");
     assert_eq!(m.backing("a.vortex").metadata().unwrap().len(), 0);
     assert_eq!(names::segment_name(os("a")), "a.vortex");
+}
+
+#[test]
+fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked() {
+    let m = Mounted::new();
+    let made: Vec<_> = (0..=unsynced::MOST_NOTED)
+        .map(|n| {
+            let name = format!("d{n}");
+            let (dir, _) = m.fs.mkdir(NodeId::ROOT, os(&name), 0o755, me()).unwrap();
+            (dir, m.fs.mknod(dir, os("f"), 0o600, 0, me()).unwrap().0)
+        })
+        .collect();
+    let key = |dir| m.fs.node(dir).unwrap().backing().key;
+    let first = key(made[0].0);
+    m.fs.forget(made[0].1, 1);
+    assert!(m.fs.nodes.noted(first).is_some());
+    for &(_, file) in &made[1..] {
+        m.fs.forget(file, 1);
+    }
+    for _ in 0..100 {
+        if m.fs.nodes.noted(first).is_none() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("names are not synced");
+}
+
+#[test]
+fn a_file_with_very_many_new_names_holds_few_directories() {
+    let m = Mounted::new();
+    let (file, _) = m.fs.mknod(NodeId::ROOT, os("f"), 0o600, 0, me()).unwrap();
+    let node = m.fs.node(file).unwrap();
+    for n in 0..3 * unsynced::MOST_NEW {
+        let name = format!("d{n}");
+        let (dir, _) = m.fs.mkdir(NodeId::ROOT, os(&name), 0o755, me()).unwrap();
+        m.fs.link(file, dir, os("f")).unwrap();
+        let new = lock(&node.new_in).len();
+        assert!(new > 0 && new <= unsynced::MOST_NEW, "{new} after {n}");
+    }
 }

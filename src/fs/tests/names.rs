@@ -244,3 +244,29 @@ fn new_entries_belong_to_the_caller() {
     let (_, attr) = m.fs.mknod(dir, os("p"), 0o010_666, 0, caller).unwrap();
     assert_eq!((attr.uid, attr.perm, attr.kind), (1234, 0o640, Kind::Fifo));
 }
+
+/// Who must be told to forget a file is told where it is now.
+#[test]
+fn a_file_that_was_moved_is_known_by_its_new_place() {
+    let m = Mounted::new();
+    let (dir, _) = m.fs.mkdir(NodeId::ROOT, os("d"), 0o755, me()).unwrap();
+    std::fs::write(m.backing("plain"), "x").unwrap();
+    let place = |id| m.fs.node(id).unwrap().place();
+    for (from, to, flags) in [
+        ("a", "a2", RenameFlags::Replace),
+        ("plain", "a2", RenameFlags::Replace),
+        ("b", "a2", RenameFlags::Exchange),
+    ] {
+        let moved = match m.node(from) {
+            Ok(node) => node,
+            Err(_) => m.put(from, b"content"),
+        };
+        let replaced = m.fs.lookup(dir, os(to));
+        m.fs.rename(NodeId::ROOT, os(from), dir, os(to), flags)
+            .unwrap();
+        assert_eq!(place(moved), (dir, to.into()));
+        if flags == RenameFlags::Exchange {
+            assert_eq!(place(replaced.unwrap().0), (NodeId::ROOT, from.into()));
+        }
+    }
+}

@@ -31,6 +31,7 @@ schedules! {
     many attributes_set_while_it_is_swapped_stay,
     many removed_and_made_anew_while_it_is_packed_it_is_the_new_one,
     many linked_while_it_is_packed_twice_it_stays_one_file,
+    many linked_while_it_changes_places_it_stays_one_file,
 }
 
 const BLOCK: usize = 16 << 10;
@@ -556,4 +557,27 @@ fn linked_while_it_is_packed_twice_it_stays_one_file() {
     assert_eq!(world.fs.getattr(a, None).unwrap().nlink, 2);
     assert_eq!(version(&read_by_name(&world.fs, "a").unwrap()), 2);
     assert_eq!(version(&world.after_remount("b")), 2);
+}
+
+/// A segment that changes places with a directory becomes a plain file, unless it has several names by then.
+fn linked_while_it_changes_places_it_stays_one_file() {
+    let world = World::with("a", &content(1));
+    let [_, d] = ["s", "d"].map(|name| world.fs.mkdir(ROOT, os(name), 0o700, me()).unwrap().0);
+    let node = world.fs.resolve(Path::new("a")).unwrap();
+    let linker = spawn(&world.fs, move |fs| {
+        fs.link(node, d, os("b")).unwrap();
+    });
+    let mover = spawn(&world.fs, |fs| {
+        match fs.rename(ROOT, os("a"), ROOT, os("s"), RenameFlags::Exchange) {
+            Ok(()) => "s",
+            Err(FsError::Invalid) => "a",
+            Err(error) => panic!("{error}"),
+        }
+    });
+    linker.join().unwrap();
+    let name = mover.join().unwrap();
+    let [a, b] = [name, "d/b"].map(|name| world.fs.resolve(Path::new(name)).unwrap());
+    assert_eq!((a, b), (node, node));
+    assert_eq!(world.fs.getattr(node, None).unwrap().nlink, 2);
+    assert_eq!(version(&world.after_remount("d/b")), 1);
 }
