@@ -9,12 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Stat, Timestamps, UTIME_NOW, UTIME_OMIT};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attr::{SetTime, Time, timespec};
 use super::errno::Result;
 use crate::store::names;
+
+/// Descriptors that the table has room for from the beginning, at 8 bytes each.
+const DESCRIPTORS: i32 = (1 << 14) - 1;
 
 /// What identifies a backing inode, and whether its content is a segment's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -196,6 +199,16 @@ pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &Fil
 /// Files that this process may have open.
 pub(super) fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Makes the table of descriptors large enough for a usual tree. To be called before there are other threads: the kernel lets
+/// a process that has some wait for all processors, some 10 ms, each time that the table doubles.
+pub fn grow_descriptor_table() {
+    let grown = fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|any| fcntl_dupfd_cloexec(any, DESCRIPTORS));
+    if let Err(e) = grown {
+        log::debug!("the table of descriptors grows later: {e}");
+    }
 }
 
 /// Lets this process open as many files as it is allowed: every node that the kernel knows holds one open.

@@ -1,6 +1,7 @@
 //! Opening and closing files.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,9 +16,14 @@ use super::nodes::{Node, NodeId};
 use super::stat::stamp;
 use super::sync::{lock, read, write};
 use super::{Fs, namespace};
+use crate::segment::Storage;
 use crate::store::{Access, names};
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
+
+/// What the disk is to fetch of a file that is opened to be read, in bytes: who opens one reads most likely from its beginning,
+/// and all of a small one.
+const OPEN_AHEAD: u64 = 128 << 10;
 
 /// Keeps a node's content loaded while it lives.
 pub(super) struct Hold<'a> {
@@ -130,6 +136,22 @@ impl Fs {
         self.nodes
             .get(id)
             .is_ok_and(|node| node.writers.load(Ordering::SeqCst) > 0)
+    }
+
+    /// The backing file of an open plain file; none of a segment.
+    ///
+    /// # Errors
+    /// The handle is not open; the file can not be opened any more.
+    pub fn plain_file(&self, fh: Fh) -> Result<Option<Arc<File>>> {
+        let node = Arc::clone(&self.handles.file(fh)?.node);
+        if node.backing().is_segment() {
+            return Ok(None);
+        }
+        self.load(&node, false)?;
+        Ok(match &*read(&node.content) {
+            Content::Plain(plain) => Some(Arc::clone(&plain.file)),
+            _ => None,
+        })
     }
 
     /// The node that a handle has open.
@@ -290,6 +312,9 @@ impl Fs {
         } else {
             OFlags::RDONLY
         })?);
+        if !writing {
+            Storage::will_need(&*file, 0, OPEN_AHEAD);
+        }
         *content = if backing.is_segment() {
             let mut open = Segmented::open(file, writing, self.options.block_size)?;
             keep_starts(node, &mut open);

@@ -57,7 +57,7 @@ use std::time::Duration;
 
 pub use activity::Activity;
 pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, StatFs, Time};
-pub use backing::raise_file_limit;
+pub use backing::{grow_descriptor_table, raise_file_limit};
 pub use dir::{DirEntry, Entries};
 pub use disk_cache::{DiskCacheOptions, DiskCacheStats};
 pub use edit::{SEEK_DATA, SEEK_HOLE};

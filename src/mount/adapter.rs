@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use super::convert::file_attr;
 use super::figures::Figures;
 use super::listing::Listings;
+use super::passthrough::Passthrough;
 use crate::fs::{Attr, Caller, Fh, Fs, FsError, NodeId};
 
 /// How long the kernel may answer from what it was told where everything changes through this mount, or is told to it.
@@ -50,6 +51,7 @@ pub(super) struct Adapter {
     pub(super) identity: Vec<u8>,
     figures: Arc<Figures>,
     pub(super) listings: Listings,
+    pub(super) passthrough: Passthrough,
 }
 
 impl Adapter {
@@ -66,6 +68,7 @@ impl Adapter {
             identity,
             figures,
             listings: Listings::new(),
+            passthrough: Passthrough::default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod logfile;
 mod memory;
 mod metrics;
 mod options;
+mod passthrough;
 mod privileges;
 mod requests;
 mod session;

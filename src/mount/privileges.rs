@@ -14,7 +14,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
 };
 
-use crate::fs::raise_file_limit;
+use crate::fs::{grow_descriptor_table, raise_file_limit};
 use crate::store::Access;
 
 /// To read any file, and to mount and unmount.
@@ -33,6 +33,7 @@ const WRITING: CapabilitySet = READING
 /// To be called before there are other threads: each thread has capabilities of its own, taken from the one that made it.
 pub(super) fn give_up(access: Access) -> io::Result<()> {
     raise_file_limit();
+    grow_descriptor_table();
     // Its memory holds everybody's data: no dump of it, and no look into it by other processes of its user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let none = Rlimit {

@@ -66,6 +66,9 @@ impl Filesystem for Adapter {
         if self.read_only {
             // Beside a writer the contents change behind the kernel: let it compare times.
             wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
+            // Where the kernel has it. The backing files may not lie on a stacked file system.
+            self.passthrough.enabled = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+                && config.set_max_stack_depth(1).is_ok();
         }
         if let Err(missing) = config.add_capabilities(wanted) {
             let _ = config.add_capabilities(wanted - missing);
@@ -245,8 +248,23 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.call("open", ino, |fs| fs.open(node(ino), positional(flags.0))) {
-            Ok(fh) => reply.opened(FileHandle(fh.0), open_flags(flags)),
+        let opened = self.call("open", ino, |fs| {
+            let fh = fs.open(node(ino), positional(flags.0))?;
+            if !self.passthrough.enabled {
+                return Ok((fh, None));
+            }
+            let plain = fs.plain_file(fh).inspect_err(|_| {
+                let _ = fs.release(fh);
+            })?;
+            Ok((fh, plain))
+        });
+        let flags = open_flags(flags);
+        match opened {
+            Ok((fh, Some(plain))) => {
+                let fh = FileHandle(fh.0);
+                self.passthrough.opened(ino, &plain, fh, flags, reply);
+            }
+            Ok((fh, None)) => reply.opened(FileHandle(fh.0), flags),
             Err(errno) => reply.error(errno),
         }
     }
@@ -314,6 +332,9 @@ impl Filesystem for Adapter {
             self.call("release", ino, |fs| fs.release(handle(fh))),
             reply,
         );
+        if self.passthrough.enabled {
+            self.passthrough.released(ino);
+        }
     }
 
     fn fsync(

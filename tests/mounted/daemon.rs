@@ -278,6 +278,22 @@ fn read_only_mount_stands_beside_a_writer_and_follows_it() {
 }
 
 #[test]
+fn the_table_of_descriptors_does_not_grow_while_a_usual_tree_is_looked_up() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    let status = fs::read_to_string(format!("/proc/{}/status", archive.daemon())).unwrap();
+    let size = status.lines().find_map(|l| l.strip_prefix("FDSize:"));
+    let size: u64 = size.unwrap().trim().parse().unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if limit.is_some_and(|most| most < 1 << 14) {
+        println!("skipped: this user may have only {limit:?} descriptors");
+        return;
+    }
+    assert!(size >= 1 << 14, "{size}");
+}
+
+#[test]
 fn plain_directory_is_shown_as_it_is() {
     let Some(archive) = Archive::unmounted() else {
         return;

@@ -14,6 +14,7 @@ mod hostile;
 mod idle;
 mod limits;
 mod pack;
+mod passthrough;
 mod power;
 mod refusals;
 mod scrub;

@@ -24,9 +24,11 @@ const SHORT: usize = 4096;
 const PASSES: u32 = 8;
 
 impl<'a> Bench<'a> {
-    /// From the system's page cache: of files that are open, and with opening and closing them.
+    /// From the system's page cache: of files that are open, and with opening and closing them. Through bindfs, too, which adds
+    /// nothing of its own to what the kernel does for a FUSE file system.
     pub(super) fn warm(&self) -> Result<Vec<Figure>> {
-        let mut volumes = self.volumes(&[System::Ext4], |system| self.filled(system))?;
+        let peers = [System::Ext4, System::Bindfs];
+        let mut volumes = self.volumes(&peers, |system| self.filled(system))?;
         let figures = [
             ("read: page cache", "MB/s"),
             ("read: page cache, with open and close", "MB/s"),
@@ -116,7 +118,8 @@ impl<'a> Bench<'a> {
         Ok(vec![in_order, self.read_at_random(&volume.root)?])
     }
 
-    /// Files that are kept as they are: through our mount, and on the same disk without it.
+    /// Files that are kept as they are: through our mount, and on the same disk without it. Both of them writable, then read-only,
+    /// as archives that are kept are mounted.
     pub(super) fn plain(&self) -> Result<Vec<Figure>> {
         let make = |system| match system {
             System::Ours => Volume::over(self.stage, system, self.plan.bytes, |folder| {
@@ -124,18 +127,33 @@ impl<'a> Bench<'a> {
             }),
             _ => self.filled(system),
         };
-        let mut volumes = self.volumes(&[System::Ext4], make)?;
+        let mut volumes = self.volumes(&[System::Ext4, System::Bindfs], make)?;
+        let each = |volume: &mut Volume<'a>| {
+            let mut samples = self.cold_once(volume)?;
+            samples.extend(self.warm_once(volume)?);
+            Ok(samples)
+        };
         let figures = [
             ("plain file: cold, in order", "MB/s"),
             ("plain file: cold, 4 KiB at random", "1/s"),
             ("plain file: page cache", "MB/s"),
             ("plain file: page cache, with open and close", "MB/s"),
         ];
-        self.rounds(&figures, &mut volumes, |volume| {
-            let mut samples = self.cold_once(volume)?;
-            samples.extend(self.warm_once(volume)?);
-            Ok(samples)
-        })
+        let mut measured = self.rounds(&figures, &mut volumes, each)?;
+        for volume in &mut volumes {
+            volume.make_read_only()?;
+        }
+        let figures = [
+            ("plain file, read-only: cold, in order", "MB/s"),
+            ("plain file, read-only: cold, 4 KiB at random", "1/s"),
+            ("plain file, read-only: page cache", "MB/s"),
+            (
+                "plain file, read-only: page cache, with open and close",
+                "MB/s",
+            ),
+        ];
+        measured.extend(self.rounds(&figures, &mut volumes, each)?);
+        Ok(measured)
     }
 
     /// A file system with the telemetry.
@@ -171,7 +189,9 @@ impl<'a> Bench<'a> {
         Ok(in_threads(threads, each)?.into_iter().sum())
     }
 
+    /// Opens all files, which counts, too, because some of what is read may be fetched then, and reads pieces of them.
     fn read_at_random(&self, root: &Path) -> Result<Sample> {
+        let start = Instant::now();
         let opened = open_all(root, &self.files)?;
         let reads = self.plan.reads as usize / self.plan.threads;
         let each = |thread: usize| {
@@ -187,7 +207,6 @@ impl<'a> Bench<'a> {
             }
             Ok(times)
         };
-        let start = Instant::now();
         let latencies = in_threads(self.plan.threads, each)?.concat();
         Ok(Sample {
             value: latencies.len() as f64 / start.elapsed().as_secs_f64(),

@@ -26,6 +26,7 @@ pub(super) struct Volume<'a> {
     /// Where its files are seen.
     pub(super) root: PathBuf,
     mounted: bool,
+    read_only: bool,
     /// What it lies on, unmounted after it.
     below: Option<Box<Volume<'a>>>,
 }
@@ -128,6 +129,7 @@ impl<'a> Volume<'a> {
             what,
             root: stage.folder(system.name())?,
             mounted: false,
+            read_only: false,
             below: below.map(Box::new),
         };
         volume.mount()?;
@@ -156,6 +158,13 @@ impl<'a> Volume<'a> {
                 mount
             }
         };
+        if self.system == System::Bindfs {
+            // As ours: what was read stays in the page cache, and the kernel may remember attributes and names.
+            command.args(["-o", "kernel_cache,attr_timeout=60,entry_timeout=60"]);
+        }
+        if self.read_only {
+            command.args(["-o", "ro"]);
+        }
         run(command.arg(&self.what).arg(&self.root))?;
         self.mounted = true;
         Ok(())
@@ -172,6 +181,12 @@ impl<'a> Volume<'a> {
             self.mounted = false;
         }
         Ok(())
+    }
+
+    /// Mounts it so that nobody can write, from now on.
+    pub(super) fn make_read_only(&mut self) -> Result<()> {
+        self.read_only = true;
+        self.remount()
     }
 
     /// Mounts it anew with all caches empty.
