@@ -17,6 +17,7 @@ pub mod protocol;
 mod rest;
 mod room;
 pub mod scrub;
+mod second_look;
 mod settled;
 pub mod status;
 pub mod tally;

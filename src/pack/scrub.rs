@@ -5,9 +5,8 @@
 //! decodes nothing and changes nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,18 +17,17 @@ use serde::{Deserialize, Serialize};
 
 use super::paced::{Paced, Stop};
 use super::rest::be_humble;
+use super::second_look;
 use super::status::ScrubStatus;
 use crate::fs::Fs;
-use crate::segment::{Report, Severity, Storage};
+use crate::segment::Storage;
 use crate::store::names::{self, Kind, PRIVATE_DIR, escape, unescape};
-use crate::store::{Depth, StoreError, verify_storage};
+use crate::store::{Depth, StoreError};
 
 /// How often its place is written down at most.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// How long damage must stay the same to be believed: a commit may have come between.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// Damaged parts of a file that are told one by one.
-const MOST_LINES: usize = 20;
 const STATE_FILE: &str = "scrub";
 
 /// The background scrub; it works until it is told to stop.
@@ -259,32 +257,11 @@ impl Scrubber {
         }
     }
 
-    /// What is damaged of a segment. A commit meanwhile looks like damage, so damage must be there twice, in a file that stays
-    /// the same.
+    /// What is damaged of a segment.
     fn check(&self, path: &Path) -> Result<Vec<String>, StoreError> {
-        let look = || -> Result<(Metadata, Vec<String>), StoreError> {
-            let file = File::open(path).map_err(StoreError::io(path))?;
-            let metadata = file.metadata().map_err(StoreError::io(path))?;
-            let paced: Arc<dyn Storage> = Arc::new(Paced::new(file, &self.fs, &self.stop));
-            let library = self.fs.archive().library();
-            match verify_storage(paced, path, library, Depth::Checksums, &|_| {}) {
-                Ok(report) => Ok((metadata, lines(&report))),
-                Err(e) if e.is_medium_error() => Ok((metadata, vec![e.to_string()])),
-                Err(e) => Err(e),
-            }
-        };
-        let (mut before, mut first) = look()?;
-        while !first.is_empty() && !self.stop.is_stopped() {
-            if !self.stop.sleep(SECOND_LOOK) {
-                break;
-            }
-            let (now, second) = look()?;
-            if stamp(&before) == stamp(&now) && first == second {
-                return Ok(first);
-            }
-            (before, first) = (now, second);
-        }
-        Ok(Vec::new())
+        let slowly = |file| Arc::new(Paced::new(file, &self.fs, &self.stop)) as Arc<dyn Storage>;
+        let wait = || self.stop.sleep(SECOND_LOOK);
+        second_look::damage(path, self.fs.archive().library(), &slowly, &wait)
     }
 
     fn publish(&self) {
@@ -326,34 +303,6 @@ impl Scrubber {
             log::warn!("scrub: its place could not be written down: {e}");
         }
     }
-}
-
-/// What is wrong, a line each, with the bytes of the content that are lost where they are known. Of very much damage the first
-/// lines, and how much more there is.
-fn lines(report: &Report) -> Vec<String> {
-    let serious = report.findings.iter();
-    let serious = serious.filter(|f| f.severity >= Severity::Warning);
-    let more = serious.clone().count().saturating_sub(MOST_LINES);
-    let more =
-        (more > 0).then(|| format!("{more} more damaged parts; `vortex-fs verify` lists them"));
-    serious
-        .take(MOST_LINES)
-        .map(|finding| match finding.content(report.summary.as_ref()) {
-            Some(bytes) => format!(
-                "bytes {} to {}: {}",
-                bytes.start,
-                bytes.end - 1,
-                finding.what
-            ),
-            None => finding.what.clone(),
-        })
-        .chain(more)
-        .collect()
-}
-
-fn stamp(m: &Metadata) -> (u64, u64, i64, i64, i64, i64) {
-    let (mtime, ctime) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
-    (m.ino(), m.len(), mtime.0, mtime.1, ctime.0, ctime.1)
 }
 
 fn now() -> u64 {

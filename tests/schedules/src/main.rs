@@ -16,6 +16,7 @@ macro_rules! schedules {
     };
 }
 
+mod beside;
 mod block_cache;
 mod one_file;
 mod run;
@@ -34,6 +35,8 @@ mod fs;
 #[allow(dead_code, unused_imports)]
 #[path = "../../../src/profiles.rs"]
 mod profiles;
+#[path = "../../../src/pack/second_look.rs"]
+mod second_look;
 #[allow(dead_code, unused_imports)]
 #[path = "../../../src/segment/mod.rs"]
 mod segment;
@@ -47,7 +50,13 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w));
     let (mut passed, mut failed) = (0, 0);
-    for (name, test) in [block_cache::TESTS, start_cache::TESTS, one_file::TESTS].concat() {
+    let tests = [
+        block_cache::TESTS,
+        start_cache::TESTS,
+        one_file::TESTS,
+        beside::TESTS,
+    ];
+    for (name, test) in tests.concat() {
         if !is_wanted(name) {
             continue;
         }

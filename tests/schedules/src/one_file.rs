@@ -37,17 +37,17 @@ schedules! {
 const BLOCK: usize = 16 << 10;
 const LEN: usize = BLOCK + 1000;
 const RDONLY: i32 = 0;
-const RDWR: i32 = 2;
+pub(crate) const RDWR: i32 = 2;
 const APPEND: i32 = 0o2002;
-const ROOT: NodeId = NodeId::ROOT;
+pub(crate) const ROOT: NodeId = NodeId::ROOT;
 
-fn os(name: &str) -> &OsStr {
+pub(crate) fn os(name: &str) -> &OsStr {
     OsStr::new(name)
 }
 
-struct World {
-    fs: Arc<Fs>,
-    dir: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) fs: Arc<Fs>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 fn open(dir: &Path, access: Access) -> Arc<Fs> {
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// A file of a version, committed.
-    fn with(name: &str, content: &[u8]) -> World {
+    pub(crate) fn with(name: &str, content: &[u8]) -> World {
         let world = World::new();
         let fh = create(&world.fs, name);
         world.fs.write(fh, 0, content).unwrap();
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Ends the mount, begins another, and answers what the file holds.
-    fn after_remount(self, name: &str) -> Vec<u8> {
+    pub(crate) fn after_remount(self, name: &str) -> Vec<u8> {
         self.fs.shutdown().unwrap();
         let left = self.fs.stats();
         assert_eq!(
@@ -107,7 +107,7 @@ impl World {
     }
 }
 
-fn me() -> Caller {
+pub(crate) fn me() -> Caller {
     Caller {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
@@ -119,7 +119,7 @@ fn create(fs: &Fs, name: &str) -> Fh {
     fs.create(ROOT, os(name), 0o600, RDWR, me()).unwrap().2
 }
 
-fn open_file(fs: &Fs, name: &str, flags: i32) -> Result<Fh, FsError> {
+pub(crate) fn open_file(fs: &Fs, name: &str, flags: i32) -> Result<Fh, FsError> {
     fs.open(fs.resolve(Path::new(name))?, flags)
 }
 
@@ -130,7 +130,7 @@ fn read_by_name(fs: &Fs, name: &str) -> Result<Vec<u8>, FsError> {
     Ok(bytes)
 }
 
-fn content(version: u64) -> Vec<u8> {
+pub(crate) fn content(version: u64) -> Vec<u8> {
     let mut x = version.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         x ^= x << 13;
@@ -142,7 +142,7 @@ fn content(version: u64) -> Vec<u8> {
 }
 
 /// The version that this is, whole.
-fn version(bytes: &[u8]) -> u64 {
+pub(crate) fn version(bytes: &[u8]) -> u64 {
     let found = (1..4).find(|&version| content(version) == bytes);
     found.unwrap_or_else(|| panic!("{} bytes of no version", bytes.len()))
 }
@@ -163,7 +163,7 @@ impl BlockSource for Copy {
 }
 
 /// Packs a file, as the pack job does; answers whether the result was taken.
-fn pack(fs: &Fs, name: &str) -> Result<bool, FsError> {
+pub(crate) fn pack(fs: &Fs, name: &str) -> Result<bool, FsError> {
     let snapshot = fs.snapshot(Path::new(name))?;
     let mut bytes = vec![0; snapshot.len() as usize];
     // Block by block, so that a write may come between.
@@ -188,7 +188,7 @@ fn pack(fs: &Fs, name: &str) -> Result<bool, FsError> {
 }
 
 /// Makes a segment a plain file, as the unpack job does; answers whether the result was taken.
-fn unpack(fs: &Fs, name: &str) -> Result<bool, FsError> {
+pub(crate) fn unpack(fs: &Fs, name: &str) -> Result<bool, FsError> {
     let snapshot = fs.snapshot(Path::new(name))?;
     let mut bytes = vec![0; snapshot.len() as usize];
     snapshot.read_at(&mut bytes, 0)?;
@@ -197,7 +197,7 @@ fn unpack(fs: &Fs, name: &str) -> Result<bool, FsError> {
     Ok(fs.finish_unpack(snapshot, temp)? == Outcome::Swapped)
 }
 
-fn spawn<T: 'static + Send>(
+pub(crate) fn spawn<T: 'static + Send>(
     fs: &Arc<Fs>,
     work: impl FnOnce(&Fs) -> T + Send + 'static,
 ) -> thread::JoinHandle<T> {
