@@ -13,6 +13,7 @@ use super::content::{Content, Plain, Segmented};
 use super::errno::{FsError, Result};
 use super::handles::{DirHandle, Fh, FileHandle, Handle};
 use super::nodes::{Node, NodeId};
+use super::second_look::Looks;
 use super::stat::stamp;
 use super::sync::{lock, read, write};
 use super::{Fs, namespace};
@@ -316,7 +317,7 @@ impl Fs {
             Storage::will_need(&*file, 0, OPEN_AHEAD);
         }
         *content = if backing.is_segment() {
-            let mut open = Segmented::open(file, writing, self.options.block_size)?;
+            let mut open = self.open_segment(node, &file, writing)?;
             keep_starts(node, &mut open);
             Content::Segment(Box::new(open))
         } else {
@@ -326,6 +327,16 @@ impl Fs {
             })
         };
         Ok(())
+    }
+
+    fn open_segment(&self, node: &Node, file: &Arc<File>, writing: bool) -> Result<Segmented> {
+        let mut looks = Looks::default();
+        loop {
+            match Segmented::open(Arc::clone(file), writing, self.options.block_size) {
+                Err(error) if self.look_again(node, &error, &mut looks)? => {}
+                done => return done,
+            }
+        }
     }
 
     /// Of an archive that another process may write to: drops what was read of a file that changed meanwhile.

@@ -37,6 +37,7 @@ mod read;
 mod readahead;
 mod rename;
 mod repack;
+mod second_look;
 mod setattr;
 mod space;
 mod stale;

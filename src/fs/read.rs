@@ -14,12 +14,13 @@ use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::nodes::Node;
 use super::permits::Permits;
+use super::second_look::Looks;
 use super::sync::{read, write};
 use super::{Fs, content};
 use crate::codec::CodecId;
 use crate::codec::neural::forget_thread_memory;
 use crate::segment::{BlockEntry, Starts, Storage, read_payload};
-use crate::store::{Access, StoreError, decode_payload};
+use crate::store::{StoreError, decode_payload};
 use crate::sync::atomic::Ordering;
 
 /// Reads that are planned anew before the file is held still.
@@ -95,6 +96,7 @@ impl Fs {
         ahead: bool,
     ) -> Result<usize> {
         let len = out.len();
+        let mut looks = Looks::default();
         for attempt in 0.. {
             self.load(node, false)?;
             let content = read(&node.content);
@@ -115,7 +117,7 @@ impl Fs {
                     }
                     Err(error) => {
                         drop(content);
-                        if attempt == 0 && self.reload_if_shared(node, &error)? {
+                        if self.reload_if_shared(node, &error, &mut looks)? {
                             continue;
                         }
                         node.log_damage(None, &error);
@@ -138,7 +140,7 @@ impl Fs {
                 continue;
             }
             drop(held);
-            if attempt == 0 && self.reload_if_shared(node, &failed.error)? {
+            if self.reload_if_shared(node, &failed.error, &mut looks)? {
                 continue;
             }
             node.log_damage(Some(failed.block), &failed.error);
@@ -254,8 +256,13 @@ impl Fs {
     }
 
     /// Opens the segment anew if another process may have changed it and that may explain the error.
-    fn reload_if_shared(&self, node: &Arc<Node>, error: &FsError) -> Result<bool> {
-        if self.archive.access() == Access::Write || !error.is_damage() {
+    fn reload_if_shared(
+        &self,
+        node: &Arc<Node>,
+        error: &FsError,
+        looks: &mut Looks,
+    ) -> Result<bool> {
+        if !self.look_again(node, error, looks)? {
             return Ok(false);
         }
         *write(&node.content) = Content::Closed;

@@ -14,6 +14,7 @@ use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::latency::Latency;
 use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
+use super::second_look::Looks;
 use super::sync::{lock, read};
 use crate::codec::CodecId;
 use crate::segment::{self, Summary};
@@ -151,9 +152,16 @@ impl Fs {
         if let Some(known) = peeked.filter(|known| known.stamp == stamp) {
             return Ok(known.summary);
         }
-        let found = backing
-            .reopen(OFlags::RDONLY)
-            .and_then(|file| Ok(segment::peek(&file)?));
+        let mut looks = Looks::default();
+        let found = loop {
+            let found = backing
+                .reopen(OFlags::RDONLY)
+                .and_then(|file| Ok(segment::peek(&file)?));
+            match found {
+                Err(error) if self.look_again(node, &error, &mut looks)? => {}
+                done => break done,
+            }
+        };
         let summary = match found {
             Ok(summary) => Some(summary),
             Err(error) if error.is_damage() => {

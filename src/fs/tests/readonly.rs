@@ -64,3 +64,41 @@ fn reader_beside_a_writer_sees_what_was_committed() {
         );
     }
 }
+
+/// Between any two of its reads the writer may commit, and give back what the reader is about to read.
+#[test]
+fn reader_beside_a_busy_writer_never_takes_a_commit_for_damage() {
+    let m = Mounted::new();
+    let (_, fh) = m.create("a");
+    let write = |seed| {
+        m.fs.write(fh, 0, &data(4 * BLOCK, seed)).unwrap();
+        m.fs.fsync(fh, true).unwrap();
+    };
+    write(1);
+    let end = std::time::Instant::now() + Duration::from_secs(3);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let seeds = (1..4).cycle();
+            seeds
+                .take_while(|_| std::time::Instant::now() < end)
+                .for_each(write);
+        });
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while std::time::Instant::now() < end {
+                    let archive = Archive::open(m.dir.path(), Access::Read).unwrap();
+                    let reader = Fs::new(archive, options()).unwrap();
+                    for _ in 0..20 {
+                        let (node, attr) = reader.lookup(NodeId::ROOT, os("a")).unwrap();
+                        assert_eq!(attr.size, 4 * BLOCK as u64);
+                        let fh = reader.open(node, RDONLY).unwrap();
+                        let read = reader.read(fh, 0, 1 << 20).unwrap();
+                        assert!((1..4).any(|seed| read == data(4 * BLOCK, seed)));
+                        reader.release(fh).unwrap();
+                        reader.forget(node, 1);
+                    }
+                }
+            });
+        }
+    });
+}
