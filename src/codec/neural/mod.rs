@@ -7,6 +7,7 @@
 mod apm;
 mod coder;
 mod contexts;
+mod direct;
 mod guess;
 mod header;
 mod history;

@@ -1,4 +1,4 @@
-//! The order of everything: every lane's sure guesses up to a byte that needs more, then those bytes of all lanes, first their upper half
+//! The order of everything: every lane's bytes that are coded directly, and sure guesses, up to a byte that needs more; then those bytes of all lanes, first their upper half
 //! bytes, then their lower ones.
 //!
 //! The same code is compiled for each instruction set; which one runs makes no difference to the result.
@@ -116,6 +116,9 @@ fn steps<K: Kernel, C: BitCoder>(
         }
         for l in 0..starts.len() {
             if todo >> l & 1 != 0 {
+                if alone {
+                    p.compare(l);
+                }
                 p.end_byte(block, l, &guesses[l]);
             }
         }
@@ -133,6 +136,9 @@ fn next_open<C: BitCoder>(
     alone: bool,
 ) -> Result<Option<Guess>, NeuralError> {
     while p.lanes[l].t < p.lanes[l].len {
+        if alone && p.direct(block, l, coder)? {
+            continue;
+        }
         let mut guess = p.guess(block, l);
         if !alone || !guess.is_sure() {
             return Ok(Some(guess));

@@ -3,8 +3,11 @@
 //! Half bytes of pairs of lanes are coded one after another: the first pair's first four bits, the next pair's, ..., then the
 //! first pair's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
 
+use super::NeuralError;
 use super::apm::{self, Apm};
+use super::coder::BitCoder;
 use super::contexts::{contexts, sizes};
+use super::direct::{Direct, Number, WIDE};
 use super::guess::{Guess, Guesses};
 use super::history::Histories;
 use super::initial::Initial;
@@ -30,6 +33,7 @@ pub(super) struct Predictor {
     finder: Finder,
     guesses: Guesses,
     samples: Samples,
+    direct: Direct,
     slots: Slots,
     histories: Histories,
     mixer: Mixer,
@@ -68,6 +72,7 @@ impl Predictor {
             finder: Finder::new(),
             guesses: Guesses::new(),
             samples: Samples::new(),
+            direct: Direct::new(),
             slots: Slots::new(),
             histories: Histories::new(),
             mixer: Mixer::new(),
@@ -89,6 +94,7 @@ impl Predictor {
         self.finder.reset();
         self.guesses.reset();
         self.samples.reset(&plan.layout, plan.stride);
+        self.direct.reset(plan.stride);
         self.slots.reset(&sizes(plan.kind), len);
         let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
         self.histories.reset(&initial.histories);
@@ -107,6 +113,7 @@ impl Predictor {
         self.finder.copy_from(&other.finder);
         self.guesses.copy_from(&other.guesses);
         self.samples.copy_from(&other.samples);
+        self.direct.copy_from(&other.direct);
         self.slots.copy_from(&other.slots);
         self.histories.copy_from(&other.histories);
         self.mixer.copy_from(&other.mixer);
@@ -143,6 +150,7 @@ impl Predictor {
             + self.finder.memory()
             + self.guesses.memory()
             + self.samples.memory()
+            + self.direct.memory()
             + self.mixer.memory()
             + 2 * apm::MEMORY
             + (1 << 17)
@@ -152,6 +160,56 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn guess(&self, block: &[u8], l: usize) -> Guess {
         self.guesses.make(&self.lanes[l], block, &self.plan)
+    }
+
+    /// Codes lane `l`'s next byte, if that is to be done directly: whether it was.
+    #[inline(always)]
+    pub(super) fn direct<C: BitCoder>(
+        &mut self,
+        block: &mut [u8],
+        l: usize,
+        coder: &mut C,
+    ) -> Result<bool, NeuralError> {
+        let lane = &self.lanes[l];
+        let pos = lane.start + lane.t;
+        let place = self.plan.place(pos);
+        if self.plan.kind == Kind::Text || !self.direct.is_due(place) {
+            return Ok(false);
+        }
+        if !self.samples.is_empty() {
+            (self.samples).begin_byte(l, place, block, pos, lane.begin);
+        }
+        let Some(number) = self.number(l, place) else {
+            return Ok(false);
+        };
+        let odds = |partial, b| self.samples.odds(l, partial, b);
+        let byte = u32::from(block[pos]);
+        block[pos] = self.direct.code(place, number, odds, byte, coder)?;
+        self.end_byte(block, l, &Guess::default());
+        Ok(true)
+    }
+
+    /// Lane `l`'s byte was coded in full: would it have been cheaper directly?
+    #[inline(always)]
+    pub(super) fn compare(&mut self, l: usize) {
+        let (lane, w) = (&self.lanes[l], &self.work[l]);
+        let place = self.plan.place(lane.start + lane.t);
+        if self.plan.kind == Kind::Binary
+            && let Some(number) = self.number(l, place)
+        {
+            let odds = |partial, b| self.samples.odds(l, partial, b);
+            (self.direct).compare(place, number, odds, w.partial & 255, w.cost);
+        }
+    }
+
+    /// The number that lane `l`'s byte at `place` is part of, if any; nothing if it is one that must not be coded directly.
+    #[inline(always)]
+    fn number(&self, l: usize, place: usize) -> Option<Option<Number>> {
+        if !self.samples.has(place) {
+            return Some(None);
+        }
+        let number = self.samples.number(l)?;
+        (number.width >= WIDE).then_some(Some(number))
     }
 
     /// Prepares the lanes whose bit in `todo` is set for their next byte, about which they have guesses.
@@ -173,8 +231,7 @@ impl Predictor {
             }
             if !self.samples.is_empty() {
                 let pos = lane.start + lane.t;
-                let place = self.plan.place(pos);
-                (self.samples).begin_byte(l, place, block, pos, lane.begin);
+                (self.samples).begin_byte(l, self.plan.place(pos), block, pos, lane.begin);
             }
             let near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
             let matched = (lane.matched != NONE).then(|| block[lane.matched as usize]);
@@ -251,6 +308,7 @@ impl Predictor {
             let (p2, c2) = self.apms[1].refine(w.partial | u32::from(near.above) << 8, odds);
             w.cells = [c1, c2];
             *out = ((2 * p0 + p1 + p2) >> 2).clamp(1, 65535);
+            w.p = *out;
         }
         out
     }

@@ -198,17 +198,17 @@ impl Slots {
     }
 }
 
-const fn rates() -> [u16; 128] {
-    let mut out = [0; 128];
+/// How far to move after so many bits: 65536 / (n + 1.6).
+pub(super) const fn rates<const N: usize>() -> [u16; N] {
+    let mut out = [0; N];
     let mut n = 0;
-    while n < 128 {
+    while n < N {
         out[n] = (655360 / (10 * n + 16)) as u16;
         n += 1;
     }
     out
 }
 
-/// 65536 / (n + 1.6).
 pub(super) static RATE: [u16; 128] = rates();
 
 /// The slot after bit `y`.

@@ -79,6 +79,16 @@ pub(crate) fn odds(p: i32) -> i32 {
     ((yes >> 8) - (no >> 8)) * 355 >> 16
 }
 
+/// What bit `y` costs where a 1 has probability `p` of 65536 (1..=65535), in 1/256 bit: the logarithm is a parabola between powers
+/// of two.
+#[inline(always)]
+pub(crate) fn cost(p: i32, y: u32) -> i32 {
+    let p = if y == 1 { p } else { 65536 - p };
+    let linear = ((p as f32).to_bits() >> 15) as i32;
+    let m = linear & 255;
+    (143 << 8) - linear - (m * (256 - m) * 88 >> 16)
+}
+
 /// Log odds of a 16-bit probability.
 #[inline(always)]
 pub(crate) fn stretch(p: u32) -> i32 {
@@ -97,6 +107,17 @@ mod tests {
         }
         assert_eq!(squash(0), 32768);
         assert_eq!((squash(i32::MIN), squash(i32::MAX)), (1, 65535));
+    }
+
+    #[test]
+    fn cost_is_nearly_the_logarithm() {
+        for p in 1..65536 {
+            let exact = -(f64::from(p) / 65536.0).log2() * 256.0;
+            // Two roundings down, and how far the parabola is off: 2.2.
+            let off = f64::from(cost(p, 1)) - exact;
+            assert!((-2.0..=4.5).contains(&off), "{p}: {off}");
+            assert_eq!(cost(p, 1), cost(65536 - p, 0));
+        }
     }
 
     #[test]

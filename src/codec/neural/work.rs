@@ -10,7 +10,7 @@ use super::mixer::{FINAL_ROWS, Mix};
 use super::net::Tree;
 use super::samples;
 use super::slots::RATE;
-use super::tables::{odds, stretch};
+use super::tables::{cost, odds, stretch};
 
 /// First input after the contexts' three groups.
 const EXTRA: usize = 3 * CONTEXTS;
@@ -31,6 +31,9 @@ pub(super) struct Work {
     pub(super) cells: [Cell; 2],
     /// Bits of this byte so far behind a leading 1.
     pub(super) partial: u32,
+    /// Probability of a 1, and what the byte's bits cost so far, in 1/256 bit.
+    pub(super) p: i32,
+    pub(super) cost: i32,
     matched: Expected,
     guess: Expected,
     /// The network's prediction of the byte.
@@ -94,6 +97,8 @@ impl Work {
             mix: Mix::new(),
             cells: [Cell::default(); 2],
             partial: 1,
+            p: 1 << 15,
+            cost: 0,
             matched: Expected::NOTHING,
             guess: Expected::NOTHING,
             tree: Tree::new(),
@@ -111,6 +116,7 @@ impl Work {
     ) {
         self.near = near;
         self.partial = 1;
+        self.cost = 0;
         self.matched.byte = matched.map_or(0, |byte| u32::from(byte) | 256);
         self.matched.row = lane.match_level();
         self.guess.byte = guess.byte;
@@ -167,6 +173,7 @@ impl Work {
     pub(super) fn learn(&mut self, [matches, guesses]: [&mut Expectations; 2], y: u32) {
         self.matched.learn(matches, y);
         self.guess.learn(guesses, y);
+        self.cost += cost(self.p, y);
         self.partial = self.partial * 2 + y;
     }
 }

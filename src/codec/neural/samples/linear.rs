@@ -1,10 +1,10 @@
 //! Linear prediction: the next step of a number as a weighted sum of earlier steps, the weights fitted as they come.
 //!
-//! The weights solve the normal equations of the last thousand or so samples by coordinate descent, a few coordinates with each
+//! The weights solve the normal equations of the last two thousand or so samples by coordinate descent, a few coordinates with each
 //! sample. All is integer arithmetic, and sums wrap, so every machine gets the same weights.
 
 /// Terms of the sum.
-pub(super) const TERMS: usize = 32;
+pub(super) const TERMS: usize = 64;
 /// Fraction bits of a prediction.
 pub(super) const FRACTION: u32 = 8;
 /// Largest magnitude of a term and of a target: a step from one end of 16 bits to the other.
@@ -14,9 +14,9 @@ const LARGEST: i64 = 65_535;
 const WEIGHT_BITS: u32 = 16;
 const LARGEST_WEIGHT: i64 = 8 << WEIGHT_BITS;
 /// How much of each sum one more sample pushes out, as a shift.
-const WINDOW_BITS: u32 = 10;
+const WINDOW_BITS: u32 = 11;
 /// Coordinates that are improved with each sample.
-const SWEEP: usize = 2;
+const SWEEP: usize = 3;
 
 /// What the prediction is made from: steps within +-65535.
 pub(super) type Terms = [i32; TERMS];

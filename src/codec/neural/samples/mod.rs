@@ -9,6 +9,7 @@ mod layout;
 mod linear;
 mod logistic;
 
+use super::direct::Number;
 pub(super) use find::find;
 pub(crate) use layout::Layout;
 use layout::{Column, MAX_COLUMNS, WIDTH};
@@ -195,20 +196,35 @@ impl Samples {
             .clamp(1, LEVELS - 1);
     }
 
+    /// Whether `place` is part of a column.
+    #[inline(always)]
+    pub(super) fn has(&self, place: usize) -> bool {
+        self.places.get(place).is_some_and(|&at| at != NONE) && !self.is_empty()
+    }
+
+    /// The number that lane `l`'s byte is part of, if anything is known about it.
+    #[inline(always)]
+    pub(super) fn number(&self, l: usize) -> Option<Number> {
+        let now = &self.now[l];
+        let distance = self.past[l][usize::from(now.column & 63)].distance[1];
+        now.active.then_some(Number {
+            width: (64 - distance.leading_zeros()).saturating_sub(FRACTION),
+            byte: now.byte,
+        })
+    }
+
     /// How wide the distribution of lane `l`'s byte is, in doublings (0: nothing is known), and log odds that its next bit is 1; `b` bits of it come after that, and `partial` is what came behind a leading 1.
     #[inline(always)]
     pub(super) fn inputs(&self, l: usize, partial: u32, b: u32) -> (u32, [i16; INPUTS]) {
-        let now = &self.now[l];
-        let odds = if now.active {
-            self.odds(now, partial, b)
-        } else {
-            [0; INPUTS]
-        };
-        (now.level, odds)
+        (self.now[l].level, self.odds(l, partial, b))
     }
 
+    /// Only the log odds of that.
     #[inline(always)]
-    fn odds(&self, now: &Expected, partial: u32, b: u32) -> [i16; INPUTS] {
+    pub(super) fn odds(&self, l: usize, partial: u32, b: u32) -> [i16; INPUTS] {
+        let Some(now) = self.now.get(l).filter(|now| now.active) else {
+            return [0; INPUTS];
+        };
         let column = self.layout.columns()[usize::from(now.column)];
         let before = (i64::from(partial) - (1 << (7 - b))) << (b + 1);
         let half = 1i64 << b;
@@ -305,7 +321,7 @@ fn unsigned(bytes: &[u8], big: bool) -> i64 {
 #[inline(always)]
 fn terms(past: &[Past; MAX_COLUMNS], columns: &[Column], c: usize, out: &mut Terms) {
     let others = (columns.len() - 1).min(TERMS / 2);
-    let each = (TERMS / 2).checked_div(others).unwrap_or(0).min(8);
+    let each = (TERMS / 2).checked_div(others).unwrap_or(0).min(16);
     let own = TERMS - 1 - each * others;
     out[..own].copy_from_slice(&past[c].steps[..own]);
     let off = past[c].last - (past[c].mean >> FRACTION);
