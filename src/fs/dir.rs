@@ -85,9 +85,16 @@ impl Fs {
             let dir = self.node(parent)?;
             let _entries = read(&dir.entries);
             let raw = backing_name(&entry.name, entry.form);
+            let hidden = || {
+                let segment = names::segment_name(&entry.name);
+                entry.form == names::Kind::Other
+                    && entry.kind == Kind::File
+                    && !matches!(stat_entry(dir.backing().as_fd(), &segment), Ok(None))
+            };
             // Whatever has changed since is found out by looking it up.
             if let Ok((backing, stat)) = Backing::open(dir.backing().as_fd(), &raw, entry.form)
                 && Kind::of(&stat) == entry.kind
+                && !hidden()
             {
                 let node = self.nodes.intern(backing, entry.kind);
                 self.is_named(&node, &dir, &entry.name);

@@ -164,7 +164,7 @@ impl Fs {
             (true, false) => {
                 // Until the plain file is gone, and for ever if it stays, the segment wins over it.
                 self.move_to(from, source, to, &names::segment_name(to.name))?;
-                remove_replaced(to, target)
+                self.remove_replaced(from, to, target)
             }
             (false, false) => {
                 let new = names::other_name(to.name);
@@ -173,7 +173,7 @@ impl Fs {
                 }
                 // Under a foreign entry's own name a plain file would be taken for a segment.
                 self.move_to(from, source, to, &new)?;
-                remove_replaced(to, target)
+                self.remove_replaced(from, to, target)
             }
             (false, true) => {
                 if let Some(source) = self.convert(from, source, names::Kind::Segment)? {
@@ -184,6 +184,22 @@ impl Fs {
                     .inspect_err(|_| self.stale.add_name(to.dir.id, to.name))
             }
         }
+    }
+
+    /// Removes what lies under another name than that which replaced it, once that is there for good. If that fails, the names are
+    /// changed all the same, which the kernel does not expect.
+    fn remove_replaced(&self, from: End<'_>, to: End<'_>, old: &Found) -> Result<()> {
+        let dir = to.dir.backing();
+        let removed = dir.sync_dir().and_then(|()| {
+            let name = &old.backing_name;
+            Ok(sys::unlinkat(&*dir, name, AtFlags::empty())?)
+        });
+        removed.inspect_err(|_| {
+            self.renamed(to);
+            for end in [from, to] {
+                self.stale.add_name(end.dir.id, end.name);
+            }
+        })
     }
 
     /// Makes the content durable: what is kept in memory, or what went through to a plain file, be it before its node was last
@@ -241,11 +257,4 @@ impl Fs {
             swap(&plain.backing_name, &segment.backing_name)
         }
     }
-}
-
-/// Removes what lies under another name than that which replaced it, once that is there for good.
-fn remove_replaced(at: End<'_>, old: &Found) -> Result<()> {
-    let dir = at.dir.backing();
-    dir.sync_dir()?;
-    Ok(sys::unlinkat(&*dir, &old.backing_name, AtFlags::empty())?)
 }

@@ -1,7 +1,7 @@
 //! What whoever serves the kernel should have it ask for again, since it changed without the kernel's doing.
 //!
 //! Storing and packing change how much a file takes on disk, and a swap the times of its directory. A rename that fails halfway
-//! may leave a copy under one of a file's names.
+//! may leave a copy under one of a file's names, or have changed the names all the same.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

@@ -76,7 +76,7 @@ fn sized(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Result<Vec<u8
     }
 }
 
-/// Copies every extended attribute that can be read and set.
+/// Copies every extended attribute that this process may read and set.
 pub(super) fn copy_all(from: &Path, to: &File) -> Result<()> {
     let names = match list(from) {
         Ok(names) => names,
@@ -88,8 +88,13 @@ pub(super) fn copy_all(from: &Path, to: &File) -> Result<()> {
             continue;
         };
         let name = OsString::from_vec(name.to_bytes().to_vec());
-        let Ok(value) = get(from, &name) else {
-            continue;
+        let value = match get(from, &name) {
+            Ok(value) => value,
+            // Not this process's to read, or gone meanwhile.
+            Err(FsError::Backing(
+                Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::NODATA,
+            )) => continue,
+            Err(e) => return Err(e),
         };
         match fs::fsetxattr(to, name.as_bytes(), &value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}

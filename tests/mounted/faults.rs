@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
-use super::support::{Archive, has, kill, noise, ok, telemetry, vortex, wait_until};
+use super::support::{Archive, fails, has, kill, noise, ok, telemetry, vortex, wait_until};
 
 /// What is not there for a while.
 struct Faults(Child);
@@ -199,6 +200,49 @@ fn failed_changes_of_names_change_nothing() {
     }
     fs::rename(&o, &n).unwrap();
     assert!(fs::read(&n).unwrap() == old);
+}
+
+/// The new file has the name, but the old one, of the other form, could not be removed: the kernel must not go on with that.
+#[test]
+fn a_rename_that_fails_when_it_is_done_shows_what_a_remount_would() {
+    let Some((archive, content)) = archive() else {
+        return;
+    };
+    archive.umount();
+    fs::write(archive.backing().join("plain"), b"replaced").unwrap();
+    archive.mount(&[]);
+    let [from, to] = ["old", "plain"].map(|name| archive.at(name));
+    assert_eq!(fs::read(&to).unwrap(), b"replaced");
+    let faults = Faults::of(archive.daemon(), "unlinkat", None);
+    let error = fs::rename(&from, &to).unwrap_err();
+    assert!(is_fault(&error), "{error}");
+    drop(faults);
+    let begun = Instant::now();
+    wait_until("the kernel to ask again", || {
+        !from.exists() && fs::read(&to).is_ok_and(|found| found == content)
+    });
+    // By itself it would after a minute.
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    fs::remove_file(&to).unwrap();
+    archive.remount(&[]);
+    assert!(!to.exists(), "what was replaced comes back");
+}
+
+#[test]
+fn extended_attributes_that_cannot_be_read_are_not_left_out_by_packing() {
+    let Some((archive, _)) = archive() else {
+        return;
+    };
+    let old = archive.at("old");
+    let set = |value| rustix::fs::setxattr(&old, "user.a", value, rustix::fs::XattrFlags::empty());
+    set(b"kept").unwrap();
+    let faults = Faults::of(archive.daemon(), "getxattr,fgetxattr", None);
+    fails(vortex().arg("pack").arg(&old), 3);
+    drop(faults);
+    let mut value = [0; 16];
+    let len = rustix::fs::getxattr(&old, "user.a", &mut value[..]).unwrap();
+    assert_eq!(&value[..len], b"kept");
+    ok(vortex().arg("pack").arg(&old));
 }
 
 #[test]

@@ -270,3 +270,20 @@ fn a_file_that_was_moved_is_known_by_its_new_place() {
         }
     }
 }
+
+/// As a swap leaves it that could not remove the plain file.
+#[test]
+fn a_plain_file_that_a_segment_hides_is_not_found_by_its_listing() {
+    let m = Mounted::new();
+    std::fs::write(m.backing("a"), "older").unwrap();
+    m.put("b", b"newer");
+    let fh = m.fs.opendir(NodeId::ROOT).unwrap();
+    let entries = m.fs.readdir(fh, 0).unwrap();
+    let listed = entries.iter().find(|e| e.name == "a").unwrap();
+    m.fs.shutdown().unwrap();
+    std::fs::copy(m.backing("b.vortex"), m.backing("a.vortex")).unwrap();
+    let (node, attr) = m.fs.lookup_listed(NodeId::ROOT, listed).unwrap();
+    assert_eq!(node, m.node("a").unwrap());
+    assert_eq!(attr.size, 5);
+    assert_eq!(m.get("a").unwrap(), b"newer");
+}
