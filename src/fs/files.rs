@@ -84,20 +84,19 @@ impl Fs {
             caller,
         )?;
         // The file may not be readable or writable by its mode, so it is opened for good now.
+        let hold = self.hold(node.id)?;
         let open = Segmented::open(Arc::new(file.into()), true, self.options.block_size);
-        let node = self.nodes.hold(node.id)?;
-        match open {
-            Ok(open) => *write(&node.content) = Content::Segment(Box::new(open)),
-            Err(error) => {
-                self.unhold(&node);
-                return Err(error);
-            }
-        }
-        let attr = self.attr_of(&node)?;
-        let fh = self.handles.insert(Handle::File(Arc::new(FileHandle::new(
-            Arc::clone(&node),
-            flags,
-        ))));
+        let attr = open
+            .and_then(|open| {
+                *write(&node.content) = Content::Segment(Box::new(open));
+                self.attr_of(&node)
+            })
+            .inspect_err(|_| {
+                self.forget(node.id, 1);
+                namespace::undo(&dir, &backing_name);
+            })?;
+        let handle = FileHandle::new(hold.keep(), flags);
+        let fh = self.handles.insert(Handle::File(Arc::new(handle)));
         Ok((node.id, attr, fh))
     }
 

@@ -57,9 +57,9 @@ impl Fs {
             None => return Err(FsError::NotFound),
         };
         let node = self.node_of(&dir, name, &found)?;
-        self.refresh(&node)?;
         let attr = self
-            .attr_of(&node)
+            .refresh(&node)
+            .and_then(|()| self.attr_of(&node))
             .inspect_err(|_| self.nodes.forget(node.id, 1))?;
         Ok((node.id, attr))
     }
@@ -254,7 +254,10 @@ impl Fs {
         let backing_name = self.free_name(&dir, name, form)?;
         call(dir.backing().as_fd(), &backing_name)?;
         let node = self.adopt(&dir, name, &backing_name, form, mode, caller)?;
-        Ok((node.id, self.attr_of(&node)?))
+        let attr = self
+            .attr_of(&node)
+            .inspect_err(|_| self.forget(node.id, 1))?;
+        Ok((node.id, attr))
     }
 
     /// Backing name for a new entry, if the name is free and allowed.

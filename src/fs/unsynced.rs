@@ -15,7 +15,7 @@ use super::sync::lock;
 use crate::sync::atomic::Ordering;
 
 /// Noted directories above which the whole file system is synced instead.
-pub(super) const MOST_NOTED: usize = 256;
+pub(super) const MOST_NOTED: usize = 1024;
 
 /// Directories in which one file may have new names before they are synced: it keeps a descriptor of each.
 pub(super) const MOST_NEW: usize = 16;

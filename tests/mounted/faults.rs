@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use vortex_fs::pack::client;
+
 use super::disk::Disk;
 use super::support::{Archive, fails, has, kill, noise, ok, telemetry, vortex, wait_until};
 
@@ -243,6 +245,22 @@ fn extended_attributes_that_cannot_be_read_are_not_left_out_by_packing() {
     let len = rustix::fs::getxattr(&old, "user.a", &mut value[..]).unwrap();
     assert_eq!(&value[..len], b"kept");
     ok(vortex().arg("pack").arg(&old));
+}
+
+#[test]
+fn a_file_that_could_not_be_opened_when_it_was_made_is_not_there() {
+    let Some((archive, _)) = archive() else {
+        return;
+    };
+    let nodes = || client::status(&archive.backing()).unwrap().requests.nodes;
+    let before = nodes();
+    let faults = Faults::of(archive.daemon(), "pread64", None);
+    let error = File::create_new(archive.at("new")).unwrap_err();
+    assert!(is_fault(&error), "{error}");
+    drop(faults);
+    assert!(!archive.backing().join("new.vortex").exists());
+    assert_eq!(nodes(), before);
+    fs::write(archive.at("new"), "content").unwrap();
 }
 
 #[test]
