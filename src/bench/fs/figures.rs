@@ -30,7 +30,7 @@ pub struct Row {
     /// Median and 99th percentile of single operations, in microseconds, all rounds together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<[f64; 2]>,
-    /// The most memory that our daemon has had, in bytes.
+    /// The most memory that the daemon of a FUSE file system has had, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<u64>,
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -202,17 +203,33 @@ impl<'a> Volume<'a> {
         self.mount()
     }
 
-    /// The most memory that our daemon has had, in bytes.
+    /// The most memory that the daemon of a FUSE file system has had, in bytes.
     pub(super) fn peak_memory(&self) -> Option<u64> {
-        let mut value = [0; 4096];
-        let len = rustix::fs::getxattr(&self.root, DAEMON, &mut value).ok()?;
-        let identity: serde_json::Value = serde_json::from_slice(value.get(..len)?).ok()?;
-        let pid = identity.get("pid")?.as_u64()?;
+        let pid = match self.system {
+            System::Ours => {
+                let mut value = [0; 4096];
+                let len = rustix::fs::getxattr(&self.root, DAEMON, &mut value).ok()?;
+                let identity: serde_json::Value = serde_json::from_slice(value.get(..len)?).ok()?;
+                identity.get("pid")?.as_u64()?
+            }
+            System::Squashfuse | System::Bindfs => serving(&self.root)?,
+            _ => return None,
+        };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
         let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
         Some(kib << 10)
     }
+}
+
+/// The process that was told to mount something at `root`.
+fn serving(root: &Path) -> Option<u64> {
+    let last = [root.as_os_str().as_bytes(), b"\0"].concat();
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &u64| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.ends_with(&last))
+    })
 }
 
 impl Drop for Volume<'_> {
@@ -238,4 +255,31 @@ pub(super) fn files_below(folder: &Path) -> Result<Vec<OsString>> {
     let found = crate::bench::files::files(&[folder.to_path_buf()]).map_err(at(folder))?;
     let inside = |path: &PathBuf| path.strip_prefix(folder).ok().map(|p| p.as_os_str().into());
     Ok(found.iter().filter_map(inside).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_found_by_where_it_has_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("mnt");
+        assert_eq!(serving(&root), None);
+        let mut daemon = Command::new("tail")
+            .args(["-f", "/dev/null"])
+            .arg(&root)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = u64::from(daemon.id());
+        let found = (0..1000).find_map(|_| {
+            thread::sleep(Duration::from_millis(10));
+            serving(&root)
+        });
+        assert_eq!(found, Some(pid));
+        assert_eq!(serving(dir.path()), None);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
 }
