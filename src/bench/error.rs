@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitStatus;
 
+use crate::engine::EngineError;
 use crate::store::StoreError;
 
 /// See the module.
@@ -11,6 +12,9 @@ pub enum BenchError {
     /// The file could not be read, or not be sealed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The model could not be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// What was stored is not what is read.
     #[error("byte {0} and after do not read back as they were stored")]
     Differs(u64),

@@ -6,6 +6,7 @@ pub mod figures;
 pub mod files;
 pub mod fs;
 mod latency;
+pub mod model;
 pub mod peers;
 mod programs;
 

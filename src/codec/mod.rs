@@ -139,6 +139,14 @@ fn zstd_if_it_can_win(data: &[u8], neural: usize) -> Vec<Candidate> {
 /// Bytes of a block's start that tell which way of coding it pays: most is learnt there.
 const PROBE: usize = 4096;
 
+/// Bytes of a neural payload of `data`, cold, with the model or without.
+#[must_use]
+pub fn neural_len(data: &[u8], model: Option<&engine::Model>) -> usize {
+    let mut net = model.map(ModelNet::new);
+    let net = net.as_mut().map(|net| net as &mut dyn neural::Net);
+    neural::encode(data, net, None).len()
+}
+
 /// Whether the beginning of `data` is clearly smaller from `start` than cold.
 #[must_use]
 pub fn start_knows(start: &Start, data: &[u8]) -> bool {

@@ -39,7 +39,7 @@ pub use config::{Config, Feature, MemoryConfig, ModelConfig};
 pub use error::EngineError;
 pub use kernels::Kernel;
 pub use model::{FORMAT_VERSION, METADATA_KEY, Model, metadata, tensor_shapes};
-pub use state::{MAX_LANES, State};
+pub use state::{MAX_LANES, Reach, State};
 
 #[cfg(test)]
 pub(crate) use model::tests::{random_file, small_config};

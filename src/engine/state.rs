@@ -13,10 +13,23 @@ pub const MAX_LANES: usize = 16;
 /// Bias of a slot that is not attended to: far below every score.
 const ABSENT: i32 = -(1 << 20);
 
+/// How much of its memory a model attends to. Less than all of it is no way to code, but tells what the rest is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// The recent window and the compressed memory before it.
+    #[default]
+    All,
+    /// The recent window alone.
+    Recent,
+    /// Nothing before the present byte.
+    Present,
+}
+
 /// Memory of up to [`MAX_LANES`] lanes, made for one model and reset at the start of a block.
 #[derive(Debug, Clone)]
 pub struct State {
     shape: Shape,
+    reach: Reach,
     lanes: usize,
     /// Position of the next byte in every lane.
     t: usize,
@@ -151,7 +164,15 @@ impl State {
                 kv: vec![0; 2 * s.kv()],
             },
             shape,
+            reach: Reach::All,
         })
+    }
+
+    /// Attends to so much of its memory from now on.
+    #[must_use]
+    pub fn reaching(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        self
     }
 
     /// Forgets everything: the next step is the first of a block.
@@ -238,6 +259,7 @@ impl Job for Step<'_> {
             norm_all(&work.x[..active * d], &mut work.y, d, shifts.norm);
             let mut memory = Memory {
                 s,
+                reach: state.reach,
                 lanes: state.lanes,
                 layer: i,
                 t: state.t,
@@ -340,6 +362,7 @@ fn requantise(acc: &[i32], shift: u32, out: &mut [i8]) {
 /// One layer's memory of all lanes, at one step.
 struct Memory<'a> {
     s: &'a Shape,
+    reach: Reach,
     lanes: usize,
     layer: usize,
     t: usize,
@@ -429,7 +452,12 @@ impl Memory<'_> {
     fn biases(&self, layer: &Layer, out: &mut [i32]) {
         let s = self.s;
         let compressed = s.compressed_at(self.t);
-        let recent = self.t + 1 - s.rate * compressed;
+        let window = self.t + 1 - s.rate * compressed;
+        let (recent, attended) = match self.reach {
+            Reach::All => (window, compressed.min(s.compressed)),
+            Reach::Recent => (window, 0),
+            Reach::Present => (1, 0),
+        };
         out.fill(ABSENT);
         // The newest slot of each ring; distances go down from there, around the end of the ring.
         let newest = self.t % s.recent_ring;
@@ -439,11 +467,7 @@ impl Memory<'_> {
             let bias = &layer.bias_recent[h * s.recent_slots..(h + 1) * s.recent_slots];
             backwards(row, newest, &bias[..recent]);
             let bias = &layer.bias_memory[h * s.compressed..(h + 1) * s.compressed];
-            backwards(
-                compressed_row,
-                newest_compressed,
-                &bias[..compressed.min(s.compressed)],
-            );
+            backwards(compressed_row, newest_compressed, &bias[..attended]);
         }
     }
 }

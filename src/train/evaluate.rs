@@ -2,7 +2,7 @@
 
 use super::data::Block;
 use super::{Corpus, TrainError};
-use crate::engine::{EngineError, Model, State, features};
+use crate::engine::{EngineError, Model, Reach, State, features};
 use rayon::prelude::*;
 
 /// Bits that a model needs for some bytes.
@@ -34,10 +34,23 @@ impl Score {
 /// # Errors
 /// None for 16 lanes; the engine reports errors.
 pub fn evaluate_block(model: &Model, block: &[u8], stride: u16) -> Result<Score, EngineError> {
+    evaluate_reaching(model, block, stride, Reach::All)
+}
+
+/// The same where the model attends to so much of its memory.
+///
+/// # Errors
+/// As [`evaluate_block`].
+pub fn evaluate_reaching(
+    model: &Model,
+    block: &[u8],
+    stride: u16,
+    reach: Reach,
+) -> Result<Score, EngineError> {
     let names = &model.config().model.features;
     let lanes = crate::engine::MAX_LANES;
     let len = block.len().div_ceil(lanes);
-    let mut state = State::new(model, lanes)?;
+    let mut state = State::new(model, lanes)?.reaching(reach);
     let mut weights = vec![[0u32; 256]; lanes];
     let mut inputs = vec![0; lanes * names.len()];
     let mut bits = 0.0;

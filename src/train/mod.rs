@@ -18,7 +18,7 @@ mod settings;
 pub use checkpoint::{Checkpoint, Plan};
 pub use compare::Comparison;
 pub use data::{BLOCK, Corpus, Decoder, Input, Source};
-pub use evaluate::{Score, evaluate_block, mean, perplexity, ratio};
+pub use evaluate::{Score, evaluate_block, evaluate_reaching, mean, perplexity, ratio};
 pub use metrics::Line;
 pub use run::{Goal, Progress, Summary, train};
 pub use settings::{Dataset, Settings, Training};

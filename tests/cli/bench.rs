@@ -126,3 +126,36 @@ fn missing_file_is_named() {
     );
     assert!(line.contains("/no/such/file: no such file"), "{line}");
 }
+
+#[test]
+fn parts_of_a_model_are_told_apart() {
+    let (dir, path) = with_file("a.csv", &csv(1000));
+    std::fs::write(dir.path().join("b.bin"), records(1000)).unwrap();
+    std::fs::write(dir.path().join("empty"), b"").unwrap();
+    let bench = |path: &std::path::Path| {
+        let mut command = vortex_fs();
+        command
+            .args(["bench", "model", "--bytes", "8K", "--json"])
+            .arg(path);
+        command
+    };
+    let report = json(&run(&mut bench(dir.path()), GOOD));
+    let files = report["files"].as_array().unwrap();
+    assert_eq!(files.len(), 2);
+    let bits = |costs: &serde_json::Value, i: usize| costs[i]["bits_per_byte"].as_f64().unwrap();
+    let ways = ["statistics", "present", "recent", "model", "both"];
+    for (i, way) in ways.into_iter().enumerate() {
+        let mean = (bits(&files[0]["costs"], i) * bits(&files[1]["costs"], i)).sqrt();
+        assert_eq!(report["mean"][i]["way"], way);
+        assert!((bits(&report["mean"], i) - mean).abs() < 1e-9, "{report}");
+    }
+    // A trained model needs its past.
+    assert!(
+        bits(&report["mean"], 3) < bits(&report["mean"], 1),
+        "{report}"
+    );
+
+    std::fs::write(&path, b"").unwrap();
+    let line = complaint(&mut bench(&path), FAILED);
+    assert!(line.contains("no bytes to measure"), "{line}");
+}

@@ -146,7 +146,7 @@ fn measure(
     Ok(measured)
 }
 
-fn failure(path: &Path, error: BenchError) -> CliError {
+pub(super) fn failure(path: &Path, error: BenchError) -> CliError {
     match error {
         BenchError::Store(e) if !matches!(e, crate::store::StoreError::ReadBack { .. }) => {
             store_failure(path, &e)

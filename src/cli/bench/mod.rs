@@ -2,6 +2,7 @@
 
 mod codec;
 mod fs;
+mod model;
 
 use super::{CliError, Outcome};
 
@@ -11,7 +12,8 @@ use super::{CliError, Outcome};
 Examples:
   vortex-fs bench codec /data/march
   vortex-fs bench codec --peer xz,zstd --block-size 256K --json vibration.bin
-  vortex-fs bench fs --quick /data/march")]
+  vortex-fs bench fs --quick /data/march
+  vortex-fs bench model /data/march")]
 pub(crate) struct Args {
     #[command(subcommand)]
     part: Part,
@@ -21,11 +23,13 @@ pub(crate) struct Args {
 enum Part {
     Codec(codec::Args),
     Fs(fs::Args),
+    Model(model::Args),
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     match args.part {
         Part::Codec(args) => codec::run(args),
         Part::Fs(args) => fs::run(args),
+        Part::Model(args) => model::run(args),
     }
 }
