@@ -7,6 +7,9 @@ use super::EngineError;
 use super::arith::{EXACT, NORM_MEAN, RESIDUAL_MAX, norm_shift};
 use serde::{Deserialize, Serialize};
 
+/// Most multiply-accumulates for one byte, twice those of the `default` profile: a model in a stranger's archive must not make a read cost
+/// any time it likes.
+pub const MAX_MACS: usize = 1 << 24;
 /// Largest inner dimension of a matrix: `127 * 127 * 1040 < 2^24`.
 pub const MAX_INNER: usize = 1040;
 /// Largest number of slots that one position attends to: with `den <= 127 * slots` the division of attention has a
@@ -198,6 +201,12 @@ impl Config {
             self.recent_slots() + c.max_compressed_len <= MAX_SLOTS,
             "window_size + compression_rate - 1 + max_compressed_len must be at most 1027",
         )?;
+        range(
+            "multiply-accumulates a byte",
+            self.macs_per_byte(),
+            0,
+            MAX_MACS,
+        )?;
         let q = norm_shift(m.d_model);
         let top =
             ((m.d_model as i64 * NORM_MEAN as i64) << q) + m.d_model as i64 * RESIDUAL_MAX as i64;
@@ -239,7 +248,8 @@ mod tests {
     #[test]
     fn configurations_that_would_be_inexact_are_refused() {
         assert!(small().validate().is_ok());
-        let breaks: [fn(&mut Config); 9] = [
+        let breaks: [fn(&mut Config); 10] = [
+            |c| (c.model.d_model, c.model.n_layers) = (512, 16),
             |c| c.model.d_model = 40,
             |c| c.model.ffn = Some(1056),
             |c| c.model.n_heads = 3,
