@@ -1,12 +1,15 @@
 //! Stride detection: the length of the records of a block, if it has any.
 //!
 //! The score of a stride is the mean magnitude, in bits, of the byte differences at that distance; a stride is taken if it clearly
-//! beats the typical one, and the smallest of equally good ones, so multiples of a record do not win.
+//! beats the typical one, and the smallest of equally good ones, so multiples of a record do not win. A long one must halve the
+//! score of all short ones: after 256 records a counter of one byte is the same again.
 
 const SAMPLES: usize = 8;
 const SAMPLE_LEN: usize = 1024;
-/// Longest stride that is tried.
-pub const MAX_STRIDE: usize = 512;
+/// Longest stride that is tried: a record of some 250 wide counters.
+pub const MAX_STRIDE: usize = 2047;
+/// Longest short stride.
+const SHORT: usize = 512;
 
 /// `floor(16 * (1 + log2 |d|))` of a byte difference, 0 for none.
 const COST: [u8; 256] = cost();
@@ -30,17 +33,24 @@ pub fn detect(block: &[u8]) -> u16 {
     }
     // Mean cost per stride in 1/256 of a cost unit.
     let scores: Vec<u32> = (1..=longest).map(|r| score(block, r)).collect();
-    let mut sorted = scores.clone();
-    let (_, &mut median, _) = sorted.select_nth_unstable(longest / 2);
-    let best = scores.iter().copied().min().unwrap_or(0);
+    let (short, long) = scores.split_at(longest.min(SHORT));
+    let least = |scores: &[u32]| scores.iter().copied().min();
+    let best = least(short).unwrap_or(0);
+    if let Some(far) = least(long).filter(|&far| 2 * far < best) {
+        return (SHORT + smallest(long, far)) as u16;
+    }
+    let mut sorted = short.to_vec();
+    let (_, &mut median, _) = sorted.select_nth_unstable(short.len() / 2);
     if u64::from(best) * 100 > u64::from(median) * 85 {
         return 0;
     }
+    smallest(short, best) as u16
+}
+
+/// The first of the strides from 1 on that are nearly as good as the best score.
+fn smallest(scores: &[u32], best: u32) -> usize {
     let good = best + best * 3 / 100 + 51;
-    scores
-        .iter()
-        .position(|&s| s <= good)
-        .map_or(0, |i| i as u16 + 1)
+    scores.iter().position(|&s| s <= good).map_or(0, |i| i + 1)
 }
 
 fn score(block: &[u8], stride: usize) -> u32 {
@@ -85,6 +95,20 @@ mod tests {
                 })
                 .collect();
             assert_eq!(usize::from(detect(&block)), len);
+        }
+    }
+
+    #[test]
+    fn finds_records_longer_than_most() {
+        let mut s = 3;
+        for len in [SHORT + 1, 1544, MAX_STRIDE] {
+            let first: Vec<u8> = (0..len).map(|_| noise(&mut s)).collect();
+            let records = (0..20_000 / len).flat_map(|k| {
+                let mut record = first.clone();
+                record[7] = k as u8;
+                record
+            });
+            assert_eq!(usize::from(detect(&records.collect::<Vec<_>>())), len);
         }
     }
 

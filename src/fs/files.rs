@@ -147,11 +147,15 @@ impl Fs {
         if node.backing().is_segment() {
             return Ok(None);
         }
-        self.load(&node, false)?;
-        Ok(match &*read(&node.content) {
-            Content::Plain(plain) => Some(Arc::clone(&plain.file)),
-            _ => None,
-        })
+        loop {
+            self.load(&node, false)?;
+            match &*read(&node.content) {
+                Content::Plain(plain) => return Ok(Some(Arc::clone(&plain.file))),
+                Content::Segment(_) => return Ok(None),
+                // Somebody else just saw that it changed: an open that is not answered as the others are would be refused.
+                Content::Closed => {}
+            }
+        }
     }
 
     /// The node that a handle has open.

@@ -328,13 +328,13 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if self.passthrough.enabled {
+            self.passthrough.released(ino);
+        }
         empty(
             self.call("release", ino, |fs| fs.release(handle(fh))),
             reply,
         );
-        if self.passthrough.enabled {
-            self.passthrough.released(ino);
-        }
     }
 
     fn fsync(

@@ -94,6 +94,8 @@ pub(super) fn contexts(
             } else {
                 0
             };
+            // Ten bits of the column below the others, the eleventh far above them.
+            let key = col & 1023 | col >> 10 << 48;
             let far = usize::MAX;
             let n = byte(if r > 0 { r } else { far });
             let nn = byte(if r > 0 { 2 * r } else { far });
@@ -111,13 +113,13 @@ pub(super) fn contexts(
                 a | aa << 8 | ok << 16,
                 (p1 + a).wrapping_sub(aw) & 0xff | a << 8 | ok << 16,
                 extrapolated | rise << 8 | ok << 16,
-                col | n << 10,
-                col | p1 << 10,
-                col | delta(2 * n, nn) << 10,
-                col | ((p1 + n).wrapping_sub(nw) & 0xff) << 10 | n << 18,
+                key | n << 10,
+                key | p1 << 10,
+                key | delta(2 * n, nn) << 10,
+                key | ((p1 + n).wrapping_sub(nw) & 0xff) << 10 | n << 18,
                 p(2),
                 n | ne << 8 | p1 << 16,
-                col,
+                key,
             ]
         }
         Kind::Text => {

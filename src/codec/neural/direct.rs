@@ -37,6 +37,7 @@ static RATE: [u16; COUNT_LIMIT as usize + 1] = rates();
 
 /// Fraction bits of weights, their largest magnitude, and how fast they learn, as a shift.
 const WEIGHT_BITS: u32 = 16;
+/// Three of them times the largest log odds (2,840 of a count, 2,130 of a distribution) fit 31 bits.
 const LARGEST: i32 = 1 << 18;
 const LEARN: u32 = 14;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0    bits 7..4 version (1), bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
-//! byte 1    bits 7..4 lanes - 1, bit 3: columns, bit 2 zero, bits 1..0 upper bits of the stride
+//! byte 1    bits 7..4 lanes - 1, bit 3: columns, bits 2..0 upper bits of the stride
 //! byte 2    lower bits of the stride
 //! then      only with columns, or from a start state and with a stride: where records begin, 2 bytes little-endian, below the stride
 //! then      only with columns: their number, and a byte for each, in order and not overlapping: bit 7 most significant byte first,
@@ -10,8 +10,9 @@
 //! ```
 
 use super::NeuralError;
-use super::plan::{Kind, MAX_STRIDE, Plan, max_lanes};
+use super::plan::{Kind, Plan, max_lanes};
 use super::samples::Layout;
+use crate::engine::stride::MAX_STRIDE;
 
 /// Version of the payload format.
 const VERSION: u8 = 1;
@@ -48,7 +49,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         return Err(NeuralError::Version(flags >> 4));
     }
     let lanes = usize::from(shape >> 4) + 1;
-    let stride = usize::from(shape & 3) << 8 | usize::from(*low);
+    let stride = usize::from(shape & 7) << 8 | usize::from(*low);
     let started = flags & 4 != 0;
     let columns = shape & 8 != 0;
     let mut bits = bits;
@@ -65,7 +66,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         (layout, bits) = Layout::read(bits, stride)?;
     }
     let net = flags & 1 != 0;
-    let odd = flags & 0b1000 != 0 || shape & 0b100 != 0 || columns && started;
+    let odd = flags & 0b1000 != 0 || columns && started;
     let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net);
     if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || !lanes_fit {
         return Err(NeuralError::Plan);

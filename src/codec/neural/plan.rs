@@ -4,8 +4,6 @@ use super::predictor::PAIR;
 use super::samples::{self, Layout};
 use crate::engine::stride;
 
-/// Largest record stride.
-pub(crate) const MAX_STRIDE: usize = 1023;
 /// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
 pub(crate) const NET_LANES: usize = 4;
 /// Bytes from which a block has two lanes: their latencies overlap.

@@ -71,6 +71,32 @@ fn structure_is_found() {
     assert!(round_trip(&data) * 20 < data.len());
 }
 
+/// Counters of 64 bits, most of which stand still, one record after another.
+fn wide_records(n: usize) -> Vec<u8> {
+    let counter = |i: usize, k: usize| (1_000_003 * k + i * (k % 5 / 4) * (1 + k % 13)) as u64;
+    (0..n)
+        .flat_map(|i| (0..193).flat_map(move |k| counter(i, k).to_le_bytes()))
+        .collect()
+}
+
+#[test]
+fn wide_records_are_found() {
+    let data = wide_records(42);
+    let plan = Plan::find(&data, false);
+    assert_eq!(plan.stride, 193 * 8);
+    assert!(round_trip(&data) * 20 < data.len());
+    let payload = encode(&data, None, None);
+    let read = header::read(&payload, data.len()).unwrap().plan;
+    assert_eq!((read.stride, read.lanes), (plan.stride, plan.lanes));
+    let start = Start::then(None, &data[..40_000]);
+    let more = &data[40_001..];
+    let payload = encode(more, None, Some(&start));
+    assert_eq!(
+        decode(&payload, more.len(), None, Some(&start)).as_deref(),
+        Ok(more)
+    );
+}
+
 #[test]
 fn noise_costs_next_to_nothing_more() {
     let data = noise(65536, 3);

@@ -149,6 +149,8 @@ mod tests {
             linear.predict(&terms);
             linear.learn(&terms, sign(i));
         }
-        assert!(linear.predict(&[largest; TERMS]).abs() <= 8 * 32 * (LARGEST << FRACTION));
+        assert!(
+            linear.predict(&[largest; TERMS]).abs() <= 8 * TERMS as i64 * (LARGEST << FRACTION)
+        );
     }
 }
