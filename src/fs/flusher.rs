@@ -33,7 +33,7 @@ fn run(fs: &Weak<Fs>, signal: &Signal) {
         }
         let Some(fs) = fs.upgrade() else { return };
         fs.flush_due(asked.store);
-        fs.relieve_noted();
+        fs.relieve_unsynced();
     }
 }
 
@@ -105,7 +105,7 @@ impl Fs {
             return Ok(());
         }
         let outcome = self.commit_all();
-        rustix::fs::syncfs(self.archive.root_fd())?;
+        self.sync_all_names()?;
         outcome
     }
 

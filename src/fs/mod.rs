@@ -45,6 +45,7 @@ mod stat;
 mod swap;
 mod sync;
 mod unsynced;
+mod whole;
 mod writeback;
 mod xattr;
 

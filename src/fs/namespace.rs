@@ -16,8 +16,7 @@ use super::attr::{Attr, Caller, Kind};
 use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::{FsError, Result};
 use super::nodes::{Node, NodeId};
-use super::sync::{lock, read, write};
-use super::unsynced::MOST_NEW;
+use super::sync::{read, write};
 use crate::store::names;
 
 const SETGID: u32 = 0o2000;
@@ -162,9 +161,6 @@ impl Fs {
     pub fn link(&self, id: NodeId, parent: NodeId, name: &OsStr) -> Result<(NodeId, Attr)> {
         let _names = self.changing()?;
         let (node, dir) = (self.node(id)?, self.node(parent)?);
-        if lock(&node.new_in).len() >= MOST_NEW {
-            self.sync_names(&node)?;
-        }
         let _entries = write(&dir.entries);
         node.change_attributes(|backing| {
             let backing_name = self.free_name(&dir, name, backing.form)?;
@@ -179,7 +175,7 @@ impl Fs {
                 AtFlags::SYMLINK_FOLLOW,
             )?)
         })?;
-        lock(&node.new_in).add(dir.backing());
+        self.has_new_name(&node, dir.backing());
         let attr = self.attr_of(&node)?;
         self.nodes.find(node.backing().key);
         Ok((node.id, attr))
@@ -314,11 +310,11 @@ impl Fs {
     }
 
     /// Notes by what name a node was looked up, which may not be durable.
-    pub(super) fn is_named(&self, node: &Node, dir: &Node, name: &OsStr) {
+    pub(super) fn is_named(&self, node: &Arc<Node>, dir: &Node, name: &OsStr) {
         node.set_name(dir.id, name);
         let dir = dir.backing();
         if self.nodes.noted(dir.key).is_some() {
-            lock(&node.new_in).add(dir);
+            self.has_new_name(node, dir);
         }
     }
 

@@ -18,7 +18,7 @@ use super::content::Content;
 use super::dir::DirEntry;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
-use super::unsynced::{MOST_NOTED, NewNames, Noted};
+use super::unsynced::{MOST_NOTED, NewNames, Noted, NotedTogether};
 use crate::segment::{Starts, Summary};
 use crate::store::names;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -197,6 +197,8 @@ struct Tables {
     by_key: HashMap<InodeKey, Arc<Node>>,
     shown: HashSet<u64>,
     noted: Noted,
+    /// Those that nobody needs any more but for the names to sync with them.
+    kept: HashMap<NodeId, Arc<Node>>,
 }
 
 /// Tells that there are more nodes than descriptors will do for.
@@ -385,7 +387,7 @@ impl Nodes {
     }
 
     /// Notes that a directory has a name that may not be durable, of what has no node.
-    pub(super) fn note(&self, dir: InodeKey) {
+    pub(super) fn note(&self, dir: &Arc<Backing>) {
         write(&self.tables).noted.add(dir);
     }
 
@@ -396,16 +398,40 @@ impl Nodes {
 
     /// These directories were synced after this was noted of them.
     pub(super) fn forget_noted(&self, synced: &[(InodeKey, u64)]) {
-        let tables = &mut *write(&self.tables);
-        for &(dir, last) in synced {
-            tables.noted.synced(dir, last);
-        }
+        write(&self.tables).noted.synced(synced);
     }
 
     /// All that is noted, if it is too much.
-    pub(super) fn much_noted(&self) -> Option<Vec<(InodeKey, u64)>> {
+    pub(super) fn much_noted(&self) -> Vec<NotedTogether> {
         let tables = read(&self.tables);
-        (tables.noted.len() > MOST_NOTED).then(|| tables.noted.all())
+        if tables.noted.len() > MOST_NOTED {
+            tables.noted.together()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Nodes that would be gone but for the names to sync with them.
+    pub(super) fn kept(&self) -> Vec<Arc<Node>> {
+        read(&self.tables).kept.values().cloned().collect()
+    }
+
+    /// Nodes with names that may not be durable.
+    pub(super) fn with_new_names(&self) -> Vec<Arc<Node>> {
+        let tables = read(&self.tables);
+        let new = |node: &&Arc<Node>| !lock(&node.new_in).is_empty();
+        tables.by_id.values().filter(new).cloned().collect()
+    }
+
+    /// A directory of each file system that any node is on, or that has names to sync.
+    pub(super) fn file_systems(&self) -> Vec<Arc<Backing>> {
+        let tables = read(&self.tables);
+        let dirs = (tables.by_id.values())
+            .filter(|node| node.kind == Kind::Dir)
+            .map(|node| node.backing());
+        let noted = tables.noted.file_systems().cloned();
+        let each: HashMap<u64, _> = dirs.chain(noted).map(|dir| (dir.key.dev, dir)).collect();
+        each.into_values().collect()
     }
 }
 
@@ -426,14 +452,24 @@ impl Tables {
             node.id == NodeId::ROOT || node.is_reachable() || node.dirty.load(Ordering::SeqCst);
         // One that was dropped before may have a successor with its number.
         let present = |there: &Arc<Node>| std::ptr::eq(Arc::as_ptr(there), node);
-        if needed || !self.by_id.get(&node.id).is_some_and(present) {
+        let Some(there) = self.by_id.get(&node.id).filter(|there| present(there)) else {
+            return;
+        };
+        let new_in = lock(&node.new_in);
+        if !needed && new_in.len() > 1 {
+            // Noted, it would be synced under the one name that it is looked up by next.
+            self.kept.insert(node.id, Arc::clone(there));
+            return;
+        }
+        self.kept.remove(&node.id);
+        if needed {
             return;
         }
         self.by_id.remove(&node.id);
         let key = read(&node.backing).key;
         self.by_key.remove(&key);
         self.shown.remove(&node.ino);
-        self.noted.keep(&lock(&node.new_in));
+        self.noted.take(&new_in);
     }
 }
 

@@ -77,6 +77,8 @@ impl Fs {
         );
         let source = self.find(from.dir, name)?.ok_or(FsError::NotFound)?;
         let target = self.find(to.dir, new_name)?;
+        let node = |found: &Found| self.nodes.peek(InodeKey::new(&found.stat, found.form));
+        let (moved, exchanged) = (node(&source), target.as_ref().and_then(node));
         match (flags, target) {
             (RenameFlags::Exchange, Some(target)) => self.exchange(from, &source, to, &target)?,
             (RenameFlags::Exchange, None) => return Err(FsError::NotFound),
@@ -85,29 +87,28 @@ impl Fs {
             (_, None) => self.move_to(from, &source, to, &backing_name(new_name, source.form))?,
             (RenameFlags::Replace, Some(target)) => self.replace(from, &source, to, &target)?,
         }
-        self.renamed(to);
+        self.renamed(to, moved.as_ref());
         if flags == RenameFlags::Exchange {
-            self.renamed(from);
+            self.renamed(from, exchanged.as_ref());
         }
         Ok(())
     }
 
-    /// Notes that what has this name now got it just now.
-    fn renamed(&self, to: End<'_>) {
+    /// Notes that what has this name now got it just now; `moved` is its node, if that was known before.
+    pub(super) fn renamed(&self, to: End<'_>, moved: Option<&Arc<Node>>) {
         let dir = to.dir.backing();
         // It may have another backing inode than before.
         let found = self.find(to.dir, to.name).ok().flatten();
         let node = (found.as_ref())
             .and_then(|found| self.nodes.peek(InodeKey::new(&found.stat, found.form)));
-        let (Some(found), Some(node)) = (found, node) else {
-            return self.nodes.note(dir.key);
+        let Some(node) = node.as_ref().or(moved) else {
+            return self.nodes.note(&dir);
         };
         node.set_name(to.dir.id, to.name);
-        let new_in = &mut *lock(&node.new_in);
-        if found.kind() == Kind::Dir || found.stat.st_nlink == 1 {
-            new_in.set(dir);
+        if found.is_some_and(|it| it.kind() == Kind::Dir || it.stat.st_nlink == 1) {
+            lock(&node.new_in).set(dir);
         } else {
-            new_in.add(dir);
+            self.has_new_name(node, dir);
         }
     }
 
@@ -195,7 +196,7 @@ impl Fs {
             Ok(sys::unlinkat(&*dir, name, AtFlags::empty())?)
         });
         removed.inspect_err(|_| {
-            self.renamed(to);
+            self.renamed(to, None);
             for end in [from, to] {
                 self.stale.add_name(end.dir.id, end.name);
             }

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rustix::fs as sys;
-
 use super::Fs;
 use super::backing::set_mtime;
 use super::cache::Key;
@@ -28,7 +26,7 @@ const BATCH: usize = 64;
 const PASSES: usize = 3;
 
 /// Files in one batch above which the whole file system is synced at once.
-const SYNC_ALL_ABOVE: usize = 8;
+pub(super) const SYNC_ALL_ABOVE: usize = 8;
 
 /// What is to be stored, and who is told.
 #[derive(Default)]
@@ -207,7 +205,7 @@ impl Fs {
 
     /// First half of a commit: everything is written except the root. The caller holds `storing` and syncs next.
     /// Answers the file to sync, `None` if there is nothing to commit.
-    fn prepare(&self, node: &Arc<Node>) -> Result<Option<Arc<std::fs::File>>> {
+    pub(super) fn prepare(&self, node: &Arc<Node>) -> Result<Option<Arc<std::fs::File>>> {
         for _ in 0..PASSES {
             self.store(node, false)?;
             match &*read(&node.content) {
@@ -240,7 +238,7 @@ impl Fs {
     }
 
     /// Second half: writes the root of what [`Fs::prepare`] wrote and the caller synced. The caller syncs again.
-    fn write_root(&self, node: &Node) -> Result<()> {
+    pub(super) fn write_root(&self, node: &Node) -> Result<()> {
         if let Content::Segment(open) = &mut *write(&node.content) {
             self.keeping_times(node, open, |open| Ok(open.segment.finish_commit()?))?;
         }
@@ -248,7 +246,7 @@ impl Fs {
     }
 
     /// The end of a commit, after the second sync.
-    fn conclude(&self, node: &Node) -> Result<()> {
+    pub(super) fn conclude(&self, node: &Node) -> Result<()> {
         if let Content::Segment(open) = &mut *write(&node.content) {
             self.keeping_times(node, open, |open| {
                 open.segment.committed();
@@ -266,7 +264,13 @@ impl Fs {
             open.due = None;
             self.unmark_dirty(node);
         } else {
-            open.due = Some(std::time::Instant::now() + self.options.commit_after);
+            // Who closed it during the commit could not know that it would be due anew.
+            let after = if node.is_held() {
+                self.options.commit_after
+            } else {
+                self.options.commit_closed_after
+            };
+            open.due = Some(std::time::Instant::now() + after);
         }
     }
 
@@ -323,11 +327,13 @@ impl Fs {
             let steps: [Step<'_>; 2] = [&|fs, node| fs.write_root(node), &|fs, node| {
                 fs.conclude(node)
             }];
+            let root = self.nodes.get(NodeId::ROOT)?.backing();
             for step in steps {
-                let together =
-                    under_way.len() > SYNC_ALL_ABOVE && sys::syncfs(self.archive.root_fd()).is_ok();
+                let near = |node: &Node| node.backing().key.dev == root.key.dev;
+                let many = under_way.iter().filter(|(node, _)| near(node)).count() > SYNC_ALL_ABOVE;
+                let together = many && self.sync_whole(&root).unwrap_or(false);
                 under_way.retain(|(node, file)| {
-                    let synced = if together {
+                    let synced = if together && near(node) {
                         Ok(())
                     } else {
                         file.sync_data().map_err(FsError::from)

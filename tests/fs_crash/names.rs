@@ -166,37 +166,45 @@ fn move_over(world: &mut World, from: &str, dir: NodeId, to: &str, flags: Rename
     world.fs().rename(ROOT, os(from), dir, name, flags).unwrap();
 }
 
+/// Also if the kernel forgets it meanwhile, and then asks for it by one of them.
 #[test]
 fn syncing_a_file_with_two_new_names() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
-    world.will(|tree| {
-        tree.insert("d".into(), Seen::Dir);
-    });
-    std::fs::create_dir(world.recorder.path().join("d")).unwrap();
-    world.open();
-    let dir = world.node("d");
-    world.begin();
-    let fh = world.create(ROOT, "a", "a");
-    world.will(|tree| {
-        tree.insert("d/b".into(), Seen::file(b""));
-    });
-    let node = world.fs().node_of_handle(fh).unwrap();
-    world.fs().link(node, dir, os("b")).unwrap();
-    let content = Seen::file(&noise(5000, 1));
-    // Until it is synced, the second name may be missing.
-    world.will(|tree| {
-        tree.remove(Path::new("d/b"));
-        tree.insert("a".into(), content.clone());
-    });
-    world.will(|tree| {
-        tree.insert("d/b".into(), content);
-    });
-    world.fs().write(fh, 0, &noise(5000, 1)).unwrap();
-    world.sync(fh, false);
-    world.fs().release(fh).unwrap();
-    world.survives_every_crash("two new names");
+    for forgotten in [false, true] {
+        let Some(mut world) = World::new() else {
+            return;
+        };
+        world.will(|tree| {
+            tree.insert("d".into(), Seen::Dir);
+        });
+        std::fs::create_dir(world.recorder.path().join("d")).unwrap();
+        world.open();
+        let dir = world.node("d");
+        world.begin();
+        let mut fh = world.create(ROOT, "a", "a");
+        world.will(|tree| {
+            tree.insert("d/b".into(), Seen::file(b""));
+        });
+        let node = world.fs().node_of_handle(fh).unwrap();
+        world.fs().link(node, dir, os("b")).unwrap();
+        if forgotten {
+            world.fs().release(fh).unwrap();
+            world.fs().forget(node, 2);
+            fh = world.fs().open(world.node("a"), RDWR).unwrap();
+        }
+        let content = Seen::file(&noise(5000, 1));
+        // Until it is synced, the second name may be missing.
+        world.will(|tree| {
+            tree.remove(Path::new("d/b"));
+            tree.insert("a".into(), content.clone());
+        });
+        world.will(|tree| {
+            tree.insert("d/b".into(), content);
+        });
+        world.fs().write(fh, 0, &noise(5000, 1)).unwrap();
+        world.sync(fh, false);
+        world.fs().release(fh).unwrap();
+        world.survives_every_crash(&format!("two new names, forgotten: {forgotten}"));
+    }
 }
 
 /// Every pair of a segment and a plain file, and both ways.

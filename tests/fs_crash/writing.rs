@@ -37,6 +37,31 @@ fn creating_writing_and_appending() {
     world.survives_every_crash("create, write, append");
 }
 
+/// Where the file system below cannot be synced as a whole, as that of these tests cannot, a batch is synced file by file.
+#[test]
+fn committing_many_files_together_when_it_ends() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    // What most of them hold stays what it was, though it is written, so that any of them may be stored first.
+    let names: Vec<_> = (0..8).map(|n| n.to_string()).collect();
+    for name in names.iter().map(String::as_str).chain(["a"]) {
+        world.segment(name, &noise(5000, 1));
+    }
+    world.begin();
+    for name in &names {
+        let fh = world.fs().open(world.node(name), RDWR).unwrap();
+        world.write(fh, name, 100, &noise(5000, 1)[100..200]);
+        world.fs().release(fh).unwrap();
+    }
+    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
+    world.write(fh, "a", 100, &noise(3000, 2));
+    world.fs().shutdown().unwrap();
+    world.is_durable();
+    world.survives_every_crash("batch");
+}
+
 /// Whole blocks go dead again and again, so their space is given back after each commit.
 #[test]
 fn overwriting_in_the_middle_and_as_a_whole() {
