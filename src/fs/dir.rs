@@ -79,7 +79,7 @@ impl Fs {
     /// # Errors
     /// As [`Fs::lookup`].
     pub fn lookup_listed(&self, parent: NodeId, entry: &DirEntry) -> Result<(NodeId, Attr)> {
-        self.nodes.throttle();
+        self.throttle();
         {
             let _names = read(&self.namespace);
             let dir = self.node(parent)?;

@@ -63,6 +63,7 @@ impl Fs {
         caller: Caller,
     ) -> Result<(NodeId, Attr, Fh)> {
         let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+        self.thin_out();
         let _names = self.changing()?;
         let dir = self.node(parent)?;
         let _entries = write(&dir.entries);
@@ -109,6 +110,7 @@ impl Fs {
         let writing = flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         if writing {
             self.require_writable()?;
+            self.thin_out();
         }
         let hold = self.hold(id)?;
         match hold.node.kind {

@@ -45,7 +45,7 @@ impl Fs {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<(NodeId, Attr)> {
-        self.nodes.throttle();
+        self.throttle();
         let _names = read(&self.namespace);
         let dir = self.node(parent)?;
         dir.require_dir()?;
@@ -244,6 +244,7 @@ impl Fs {
         caller: Caller,
         call: impl FnOnce(BorrowedFd<'_>, &OsStr) -> rustix::io::Result<()>,
     ) -> Result<(NodeId, Attr)> {
+        self.thin_out();
         let _names = self.changing()?;
         let dir = self.node(parent)?;
         let _entries = write(&dir.entries);

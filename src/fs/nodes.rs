@@ -9,12 +9,12 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::attr::{Kind, Time};
 use super::backing::{Backing, InodeKey};
 use super::cache::next_instance;
 use super::content::Content;
+use super::crowd::Crowd;
 use super::dir::DirEntry;
 use super::errno::{FsError, Result};
 use super::sync::{lock, read, write};
@@ -22,7 +22,7 @@ use super::unsynced::{MOST_NOTED, NewNames, Noted, NotedTogether};
 use crate::segment::{Starts, Summary};
 use crate::store::names;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, PoisonError, RwLock, thread};
+use crate::sync::{Mutex, RwLock};
 
 /// Names a node while it lives: its inode number, except for the root directory, which is [`NodeId::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,41 +196,17 @@ struct Tables {
     by_id: HashMap<NodeId, Arc<Node>>,
     by_key: HashMap<InodeKey, Arc<Node>>,
     shown: HashSet<u64>,
+    dirs: usize,
     noted: Noted,
     /// Those that nobody needs any more but for the names to sync with them.
     kept: HashMap<NodeId, Arc<Node>>,
 }
 
-/// Tells that there are more nodes than descriptors will do for.
-#[derive(Default)]
-pub struct Crowd {
-    crowded: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Crowd {
-    /// Waits until there are too many nodes, or for so long.
-    pub fn wait(&self, timeout: Duration) {
-        let mut crowded = lock(&self.crowded);
-        if !*crowded {
-            crowded = (self.wake.wait_timeout(crowded, timeout))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        *crowded = false;
-    }
-
-    fn tell(&self) {
-        *lock(&self.crowded) = true;
-        self.wake.notify_all();
-    }
-}
-
 /// All nodes.
 pub(super) struct Nodes {
     tables: RwLock<Tables>,
-    /// Nodes above which there are too many.
-    most: usize,
+    /// Nodes above which there are too many: half as many as there may be descriptors.
+    pub(super) most: usize,
     pub(super) crowd: Arc<Crowd>,
 }
 
@@ -314,6 +290,7 @@ impl Nodes {
                 let node = Arc::new(Node::new(id, ino, kind, backing));
                 tables.by_id.insert(id, Arc::clone(&node));
                 tables.by_key.insert(key, Arc::clone(&node));
+                tables.dirs += usize::from(kind == Kind::Dir);
                 node
             }
         };
@@ -343,14 +320,10 @@ impl Nodes {
         going.map(|node| node.place()).collect()
     }
 
-    /// Slows down who looks up faster than others are forgotten.
-    pub(super) fn throttle(&self) {
-        for _ in 0..5 {
-            if self.len() <= self.most.saturating_add(self.most / 2) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+    /// Nodes that are no directories.
+    pub(super) fn files(&self) -> usize {
+        let tables = read(&self.tables);
+        tables.by_id.len() - tables.dirs
     }
 
     /// Takes back `n` lookups.
@@ -466,6 +439,7 @@ impl Tables {
             return;
         }
         self.by_id.remove(&node.id);
+        self.dirs -= usize::from(node.kind == Kind::Dir);
         let key = read(&node.backing).key;
         self.by_key.remove(&key);
         self.shown.remove(&node.ino);

@@ -32,6 +32,8 @@ pub(super) const SYNC_ALL_ABOVE: usize = 8;
 #[derive(Default)]
 pub(super) struct Writeback {
     pub(super) dirty: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    /// Held by who commits because there are too many.
+    pub(super) relieving: Mutex<()>,
     pub(super) bytes: AtomicU64,
     pub(super) stored: AtomicU64,
     pub(super) commits: AtomicU64,
@@ -84,6 +86,10 @@ impl Fs {
         if node.dirty.swap(false, Ordering::SeqCst) {
             dirty.remove(&node.id);
         }
+    }
+
+    pub(super) fn dirty_files(&self) -> usize {
+        lock(&self.writeback.dirty).len()
     }
 
     pub(super) fn dirty_nodes(&self) -> Vec<Arc<Node>> {

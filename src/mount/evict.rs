@@ -3,6 +3,7 @@
 //!
 //! The kernel would keep what it once looked up until it is short of memory itself, and a node holds a descriptor as long.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,13 +12,23 @@ use fuser::{INodeNo, Notifier};
 
 use super::MountError;
 use super::daemon::refused;
-use crate::fs::Fs;
+use crate::fs::{Fs, NodeId};
 
 /// How often it looks whether the file system is still there, and which attributes have changed.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long it rests when nothing more can be forgotten.
 const REST: Duration = Duration::from_millis(50);
+
+/// Threads that forget names, and how many names one has at least.
+const THREADS: usize = 8;
+const SHARE: usize = 64;
+
+fn forget(kernel: &Notifier, (parent, name): &(NodeId, OsString)) {
+    if let Err(e) = kernel.inval_entry(INodeNo(parent.0), name) {
+        log::debug!("forgetting {}: {e}", name.display());
+    }
+}
 
 /// Starts the thread. It ends with the file system.
 pub(super) fn start(fs: &Arc<Fs>, kernel: Notifier) -> Result<(), MountError> {
@@ -42,11 +53,13 @@ pub(super) fn start(fs: &Arc<Fs>, kernel: Notifier) -> Result<(), MountError> {
             if going.is_empty() {
                 thread::sleep(REST);
             }
-            for (parent, name) in going.into_iter().chain(renamed) {
-                if let Err(e) = kernel.inval_entry(INodeNo(parent.0), &name) {
-                    log::debug!("forgetting {}: {e}", name.display());
+            let names: Vec<_> = going.into_iter().chain(renamed).collect();
+            // Each waits until its directory is free, like those who make files there: one alone would be too slow for them.
+            thread::scope(|scope| {
+                for share in names.chunks(names.len().div_ceil(THREADS).max(SHARE)) {
+                    scope.spawn(|| share.iter().for_each(|name| forget(&kernel, name)));
                 }
-            }
+            });
         }
     };
     let thread = thread::Builder::new().name("evict".into());

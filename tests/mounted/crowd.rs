@@ -8,6 +8,8 @@ use super::support::{Archive, has, ok, sh};
 
 const FILES: usize = 4000;
 
+const BURST: usize = 3000;
+
 /// Descriptors that the daemon may have, less than a third of what knowing all files would take.
 const DESCRIPTORS: &str = "1000";
 
@@ -55,6 +57,22 @@ fn trees_with_more_files_than_descriptors_are_listed_and_read() {
         "test $(cat d1/new* | sort -n | uniq | wc -l) = 150",
     );
     assert_eq!(sh(&archive.mnt(), "ls d1 | grep -c new").trim(), "150");
+    // Far more than there may be descriptors, made as fast as they can be by several at once.
+    std::thread::scope(|scope| {
+        for maker in 0..4 {
+            let archive = &archive;
+            scope.spawn(move || {
+                for n in 0..BURST / 4 {
+                    let path = archive.at(&format!("d2/burst{maker}.{n}"));
+                    fs::write(path, format!("{maker} {n}")).unwrap();
+                }
+            });
+        }
+    });
+    for n in (0..BURST / 4).step_by(97) {
+        let path = archive.at(&format!("d2/burst3.{n}"));
+        assert_eq!(fs::read_to_string(path).unwrap(), format!("3 {n}"));
+    }
     // What is open stays.
     let shown = fs::read_link(Path::new("/proc/self/fd").join(fd(&opened))).unwrap();
     assert_eq!(shown, archive.at("d0/f0.csv"));
