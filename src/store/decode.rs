@@ -107,7 +107,8 @@ fn state(
         table: starts.id(),
         number,
     };
-    // Down to a state that is at hand; every parent has a smaller number.
+    // Down to a state that is at hand; every parent has a smaller number. What is damaged on the way is told by its checksum, before
+    // anything is decoded.
     let mut at = number;
     let mut found = None;
     let mut missing = Vec::new();
@@ -117,16 +118,15 @@ fn state(
             _ if found.is_some() => {}
             Some(StartEntry::Primer(id)) => found = Some(library.primed(*id)?),
             Some(StartEntry::Block { parent, payload }) => {
-                missing.push((at, payload));
+                missing.push((at, payload, segment::read_payload(storage, payload)?));
                 at = *parent;
             }
             None => return Err(StoreError::NoStart(at)),
         }
     }
-    for (number, payload) in missing.into_iter().rev() {
+    for (number, payload, raw) in missing.into_iter().rev() {
         let before = found.take();
         let make = || {
-            let raw = segment::read_payload(storage, payload)?;
             let start = before.as_deref().filter(|_| payload.start != 0);
             let data = decode_from(start, 0, payload, &raw, library)?;
             Ok(Start::then(before.as_deref(), &data))

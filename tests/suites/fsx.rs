@@ -12,6 +12,12 @@ use super::support::{Archive, has, kill, ok, vortex};
 
 const OPERATIONS: &str = "10000";
 
+/// Seeds that each kind of file is tried with: five, or as many as `FSX_SEEDS` says; those of one kind begin here.
+fn seeds(first: u64) -> impl Iterator<Item = u64> {
+    let told = std::env::var("FSX_SEEDS").ok().and_then(|n| n.parse().ok());
+    first..first + told.unwrap_or(5)
+}
+
 /// About what one operation adds to the log.
 const BYTES_LOGGED: u64 = 60;
 
@@ -175,11 +181,11 @@ fn plain_files_hold_what_was_written() {
     let Some((_disk, archive)) = archive() else {
         return;
     };
-    for seed in 1..=5 {
+    for seed in seeds(1) {
         fs::write(archive.backing().join(format!("f{seed}")), b"plain").unwrap();
     }
     archive.mount(OPTIONS);
-    let left: Vec<_> = (1..=5)
+    let left: Vec<_> = seeds(1)
         .map(|seed| Run::start(&archive, seed, LARGEST).finish())
         .collect();
     settle(&archive, &left);
@@ -195,7 +201,7 @@ fn fresh_segments_hold_what_was_written() {
         return;
     };
     archive.mount(OPTIONS);
-    let left: Vec<_> = (6..=10)
+    let left: Vec<_> = seeds(1001)
         .map(|seed| Run::start(&archive, seed, LARGEST).finish())
         .collect();
     settle(&archive, &left);
@@ -214,7 +220,7 @@ fn files_packed_between_operations_hold_what_was_written() {
         &["pack", "--block-size", "32K", "--key-blocks", "0"],
     ];
     let (mut left, mut done) = (Vec::new(), [0; 4]);
-    for seed in 11..=15 {
+    for seed in seeds(2001) {
         let mut run = Run::start(&archive, seed, LARGEST_PACKED);
         let mut turn = (0..commands.len()).cycle();
         while run.goes_on(1000) {
@@ -236,7 +242,7 @@ fn files_packed_during_operations_hold_what_was_written() {
     };
     archive.mount(OPTIONS);
     let (mut left, mut done) = (Vec::new(), 0);
-    for seed in 16..=20 {
+    for seed in seeds(3001) {
         let mut run = Run::start(&archive, seed, LARGEST_PACKED);
         for turn in 0.. {
             if !run.goes_on(0) {

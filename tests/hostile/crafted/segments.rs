@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use vortex_fs::codec::{self, CodecId, Encoded, ModelId, Start};
 use vortex_fs::engine::Model;
@@ -222,8 +223,8 @@ fn chains_of_key_blocks_that_no_writer_makes_are_refused() {
     bounded("the largest table", || open(sealed(1 << 30, &[], &most))).expect("it is sound");
 }
 
-#[test]
-fn a_chain_with_a_wrong_first_block_fails_before_the_others_are_decoded() {
+/// Five blocks, of which the first four are a chain and the last starts from it.
+fn chain() -> Vec<u8> {
     let lines = b"2026-01-01,17.5,ok\n".repeat(900);
     let storage = Arc::new(MemStorage::default());
     let mut writer = SealedWriter::new(storage.clone(), 1 << 14).expect("a writer");
@@ -238,12 +239,44 @@ fn a_chain_with_a_wrong_first_block_fails_before_the_others_are_decoded() {
         }
     }
     writer.finish(5 << 14).expect("finished");
+    storage.to_vec()
+}
+
+#[test]
+fn damage_anywhere_in_a_chain_is_told_before_anything_is_decoded() {
+    let bytes = chain();
+    let segment = open(bytes.clone()).expect("sound");
+    let entries: Vec<_> = (0..5)
+        .map(|n| segment.entry(n).expect("read").expect("there"))
+        .collect();
+    let decode = |bytes| {
+        let segment = open(bytes).expect("it opens");
+        let begun = Instant::now();
+        let result = decode_entry(&segment, 4, &entries[4], &Library::default());
+        (result.is_ok(), begun.elapsed())
+    };
+    let (sound, whole) = decode(bytes.clone());
+    assert!(sound);
+    for (block, entry) in entries.iter().enumerate() {
+        let mut bytes = bytes.clone();
+        bytes[entry.offset as usize + entry.len as usize / 2] ^= 0x10;
+        let (sound, took) = decode(bytes);
+        assert!(
+            !sound && took < whole / 10,
+            "block {block}: {took:?} of {whole:?}"
+        );
+        println!("damage in block {block} of a chain: {took:?}; decoding it: {whole:?}");
+    }
+}
+
+#[test]
+fn a_chain_with_a_wrong_first_block_fails_before_the_others_are_decoded() {
+    let mut bytes = chain();
     let library = Library::default();
-    let segment = open(storage.to_vec()).expect("sound");
+    let segment = open(bytes.clone()).expect("sound");
     let last = segment.entry(4).expect("read").expect("there");
     assert_eq!(last.start, 4);
     decode_entry(&segment, 4, &last, &library).expect("it decodes");
-    let mut bytes = storage.to_vec();
     bytes[45] ^= 0x55;
     mend::checksums(&mut bytes);
     let segment = open(bytes).expect("its checksums are mended");

@@ -25,6 +25,7 @@ schedules! {
     many appends_and_cuts_leave_whole_pieces,
     many a_rename_over_it_shows_the_old_or_the_new,
     many a_second_mount_sees_what_was_committed,
+    many a_plain_file_that_grows_is_opened_as_one_by_all,
     many removed_and_closed_it_leaves_nothing,
     many attributes_show_no_swap,
     many attributes_show_no_storing,
@@ -398,6 +399,34 @@ fn a_second_mount_sees_what_was_committed() {
     reader.join().unwrap();
     packer.join().unwrap();
     assert_eq!(version(&world.after_remount("a")), 3);
+}
+
+/// The kernel lets nobody open a file through the daemon that others read from the backing file itself.
+fn a_plain_file_that_grows_is_opened_as_one_by_all() {
+    let world = World::with("a", &content(1));
+    let path = world.dir.path().join("plain");
+    std::fs::write(&path, b"line\n").unwrap();
+    let reader = open(world.dir.path(), Access::Read);
+    let open_as_one = |fs: &Fs| {
+        for _ in 0..4 {
+            let fh = open_file(fs, "plain", RDONLY).unwrap();
+            assert!(fs.plain_file(fh).unwrap().is_some());
+            fs.release(fh).unwrap();
+        }
+    };
+    let readers = [(); 2].map(|()| spawn(&reader, open_as_one));
+    let appender = thread::spawn(move || {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        for _ in 0..20 {
+            file.write_all(b"one more\n").unwrap();
+            thread::yield_now();
+        }
+    });
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    appender.join().unwrap();
 }
 
 fn removed_and_closed_it_leaves_nothing() {
