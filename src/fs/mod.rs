@@ -75,7 +75,7 @@ pub use stat::FsStats;
 pub use swap::Outcome;
 
 use crate::codec::CodecId;
-use crate::segment::DEFAULT_BLOCK;
+use crate::segment::{DEFAULT_BLOCK, valid_block_size};
 use crate::store::{Access, Archive, names};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Mutex, RwLock, RwLockReadGuard};
@@ -161,10 +161,7 @@ impl Fs {
     /// # Errors
     /// The root can not be opened; an impossible block size; a disk cache that is not ours.
     pub fn new(archive: Archive, options: FsOptions) -> Result<Arc<Fs>> {
-        if crate::segment::MAX_BLOCK < options.block_size
-            || crate::segment::MIN_BLOCK > options.block_size
-            || !options.block_size.is_power_of_two()
-        {
+        if !valid_block_size(options.block_size) {
             return Err(FsError::Invalid);
         }
         backing::raise_file_limit();

@@ -218,7 +218,8 @@ impl Nodes {
             most,
             crowd: Arc::default(),
         };
-        nodes.intern(root, Kind::Dir);
+        let root = nodes.intern(root, Kind::Dir).backing();
+        write(&nodes.tables).noted = Noted::below(root);
         nodes
     }
 

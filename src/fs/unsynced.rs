@@ -61,9 +61,10 @@ impl NewNames {
 }
 
 /// Directories with names that may not be durable, of nodes that were dropped; each with what was noted last. Of each file
-/// system one of them stays open, to sync that by.
+/// system but the root's one of them stays open, to sync that by.
 #[derive(Default)]
 pub(super) struct Noted {
+    root: Option<Arc<Backing>>,
     last: HashMap<InodeKey, u64>,
     open: HashMap<u64, Arc<Backing>>,
 }
@@ -76,6 +77,14 @@ pub(super) struct NotedTogether {
 }
 
 impl Noted {
+    /// None yet, in an archive with this root.
+    pub(super) fn below(root: Arc<Backing>) -> Noted {
+        Noted {
+            root: Some(root),
+            ..Noted::default()
+        }
+    }
+
     /// Notes where a node that is dropped has new names.
     pub(super) fn take(&mut self, names: &NewNames) {
         for name in &names.0 {
@@ -85,7 +94,13 @@ impl Noted {
 
     pub(super) fn add(&mut self, dir: &Arc<Backing>) {
         self.last.insert(dir.key, next());
-        (self.open.entry(dir.key.dev)).or_insert_with(|| Arc::clone(dir));
+        if self
+            .root
+            .as_ref()
+            .is_none_or(|root| root.key.dev != dir.key.dev)
+        {
+            (self.open.entry(dir.key.dev)).or_insert_with(|| Arc::clone(dir));
+        }
     }
 
     pub(super) fn get(&self, dir: InodeKey) -> Option<u64> {
@@ -99,26 +114,26 @@ impl Noted {
                 self.last.remove(&dir);
             }
         }
-        if self.last.is_empty() {
-            self.open.clear();
-        }
+        let last = &self.last;
+        self.open
+            .retain(|dev, _| last.keys().any(|dir| dir.dev == *dev));
     }
 
     /// All of them, by file system.
     pub(super) fn together(&self) -> Vec<NotedTogether> {
-        let of = |(dev, dir): (&u64, &Arc<Backing>)| NotedTogether {
+        let of = |dir: &Arc<Backing>| NotedTogether {
             dir: Arc::clone(dir),
             all: (self.last.iter())
-                .filter(|(key, _)| key.dev == *dev)
+                .filter(|(key, _)| key.dev == dir.key.dev)
                 .map(|(&key, &last)| (key, last))
                 .collect(),
         };
-        self.open.iter().map(of).collect()
+        self.file_systems().map(of).collect()
     }
 
-    /// One directory of each file system that has some.
+    /// The root, and a directory of each other file system that has some.
     pub(super) fn file_systems(&self) -> impl Iterator<Item = &Arc<Backing>> {
-        self.open.values()
+        self.root.iter().chain(self.open.values())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -10,7 +10,7 @@ use super::{Defaults, PackError};
 use crate::codec::{self, ModelId};
 use crate::engine::Model;
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
-use crate::segment::{Form, Summary};
+use crate::segment::{Form, Summary, valid_block_size};
 use crate::store::twins::BOTH;
 use crate::store::{
     BlockSource, Cancel, Encoding, KeyRun, NO_PROFILE, Primer, Profile, SealOptions, SealReport,
@@ -48,12 +48,16 @@ impl Encoder {
         let name = job
             .and_then(|j| j.profile.as_deref())
             .unwrap_or(&defaults.profile);
+        let block_size = job
+            .and_then(|j| j.block_size)
+            .unwrap_or(defaults.block_size);
+        if !valid_block_size(block_size) {
+            return Err(PackError::BlockSize(block_size));
+        }
         Ok(Encoder {
             profile: fs.archive().models().profile_or_none(name)?,
             must_earn: job.is_none_or(|j| j.profile.is_none()),
-            block_size: job
-                .and_then(|j| j.block_size)
-                .unwrap_or(defaults.block_size),
+            block_size,
             key_blocks: job
                 .and_then(|j| j.key_blocks)
                 .unwrap_or(KeyRun::default().blocks),

@@ -73,6 +73,9 @@ pub enum PackError {
     /// A path of the job is neither a file nor a directory.
     #[error("{}: is neither a regular file nor a directory", .0.display())]
     NotPackable(PathBuf),
+    /// The job names a block size that no segment has.
+    #[error("a block can not have {0} bytes; ask for a power of two from 16384 to 1048576")]
+    BlockSize(u32),
     /// The profile is not usable, or the archive fails.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::protocol::{Job, Summary};
-use super::{Defaults, Direction, run};
+use super::{Defaults, Direction, PackError, run};
 use crate::codec::PrimerId;
 use crate::fs::{Fs, FsOptions};
 use crate::segment::{Segment, StartEntry};
@@ -219,6 +219,23 @@ fn no_primer_is_made_for_files_unlike_each_other_nor_against_the_callers_will() 
     assert_eq!(packed.archive().library().primers().stored().unwrap(), []);
     assert_eq!(packed.primers_of("0.bin"), []);
     packed.check();
+}
+
+#[test]
+fn a_block_size_that_no_segment_has_is_refused_before_anything_is_done() {
+    let packed = six_alike();
+    let fs = Fs::new(packed.archive(), FsOptions::default()).unwrap();
+    for block_size in [0, 1, 5000, 8 << 10, 2 << 20, u32::MAX] {
+        let job = Job {
+            paths: vec![String::new()],
+            block_size: Some(block_size),
+            ..Job::default()
+        };
+        let (defaults, cancel) = (Defaults::default(), Cancel::default());
+        let done = run(&fs, &job, Direction::Pack, &defaults, &cancel, &|_| ());
+        assert!(matches!(done, Err(PackError::BlockSize(b)) if b == block_size));
+    }
+    fs.shutdown().unwrap();
 }
 
 /// Short text that the built-in model makes smaller, by far less than it takes itself.

@@ -64,6 +64,8 @@ pub const SIZE_MAX: u64 = i64::MAX as u64;
 /// How much longer than the block a payload may be.
 pub const MAX_PAYLOAD_OVERHEAD: u32 = 4096;
 
-fn valid_block_size(block_size: u32) -> bool {
+/// Whether blocks of a segment may have so many bytes: a power of two from [`MIN_BLOCK`] to [`MAX_BLOCK`].
+#[must_use]
+pub fn valid_block_size(block_size: u32) -> bool {
     block_size.is_power_of_two() && (MIN_BLOCK..=MAX_BLOCK).contains(&block_size)
 }

@@ -155,7 +155,7 @@ fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked
         crate::store::names::Kind::Other,
     )
     .unwrap();
-    other.key.dev += 1;
+    other.key.dev ^= 1 << 40;
     let other = Arc::new(other);
     m.fs.nodes.note(&other);
     let made: Vec<_> = (0..=unsynced::MOST_NOTED)
@@ -177,6 +177,12 @@ fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked
         m.fs.nodes.noted(other.key).is_some(),
         "what was not synced is forgotten"
     );
+    // Nothing else keeps a directory that is gone.
+    let left = Arc::downgrade(&m.fs.node(made[0].0).unwrap().backing());
+    m.fs.unlink(made[0].0, os("f")).unwrap();
+    m.fs.rmdir(NodeId::ROOT, os("d0")).unwrap();
+    m.fs.forget(made[0].0, 1);
+    assert!(left.upgrade().is_none());
 }
 
 #[track_caller]
