@@ -214,7 +214,7 @@ fn write_archive(root: &Path) {
         .primers()
         .note(primer, "csv-text-9999")
         .unwrap();
-    let primed = Start::then(None, &sample());
+    let primed = Start::then(None, &sample(), None);
     let packed = |data: &[u8], start: Option<&Start>| codec::encode_packed(data, None, start);
     for (name, content) in contents() {
         let blocks: Vec<&[u8]> = content.chunks(BLOCK).collect();
@@ -234,7 +234,7 @@ fn write_archive(root: &Path) {
                         .unwrap();
                     if n < 2 {
                         state = writer.add_start(state, &entry).unwrap();
-                        before = Some(Start::then(before.as_ref(), block));
+                        before = Some(Start::then(before.as_ref(), block, None));
                     }
                 }
                 writer.finish(content.len() as u64).unwrap();

@@ -154,7 +154,7 @@ thread_local! {
     static MODEL: Arc<Model> = Arc::new(
         Model::from_bytes(include_bytes!("../../tests/golden/small.safetensors")).expect("a model"),
     );
-    static START: Arc<Start> = Arc::new(Start::then(None, &b"2026-01-01,17.5,ok\n".repeat(40)));
+    static START: Arc<Start> = Arc::new(Start::then(None, &b"2026-01-01,17.5,ok\n".repeat(40), None));
 }
 
 fn small_model() -> Arc<Model> {

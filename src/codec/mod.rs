@@ -167,14 +167,16 @@ fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, 
         let size = |start| neural::encode(probe, None, start).len();
         (size(None), size(Some(start)))
     };
-    if data.len() > 2 * PROBE {
+    // A beginning does not show whether floats are on a grid.
+    let whole = start.lacks_grid(data);
+    if data.len() > 2 * PROBE && !whole {
         let (cold, started) = sizes(PROBE);
         // A state that knows such data saves most where a cold block still learns.
         if started * 20 < cold * 19 {
             return (Some(start), alone(Some(start)));
         }
     }
-    if data.len() >= 16 * PROBE {
+    if data.len() >= 16 * PROBE && !whole {
         let (cold, started) = sizes(data.len() / 4);
         let start = (started <= cold).then_some(start);
         return (start, alone(start));
@@ -287,6 +289,12 @@ pub fn decode(
     Ok(data)
 }
 
+/// The state after `before` and then `data`, a block that was coded as `payload`. Free of work if this thread has just done that.
+#[must_use]
+pub fn state_after(before: Option<&Start>, data: &[u8], codec: CodecId, payload: &[u8]) -> Start {
+    Start::then(before, data, (codec == CodecId::Neural).then_some(payload))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,8 +394,8 @@ mod tests {
             .flat_map(|i| format!("{},{},{}\n", i * 3, i * i % 977, i % 7).into_bytes())
             .collect();
         let (first, rest) = lines.split_at(20_000);
-        let first = Start::then(None, first);
-        let second = Start::then(Some(&first), &rest[..10_000]);
+        let first = Start::then(None, first, None);
+        let second = Start::then(Some(&first), &rest[..10_000], None);
         assert!(second.memory() > first.memory());
         let data = &rest[10_000..20_000];
         let cold = encode_packed(data, None, None);

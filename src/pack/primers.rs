@@ -167,7 +167,7 @@ fn choose_for(
     if sample.is_empty() || how.cancel.is_cancelled() {
         return Ok(None);
     }
-    let state = Arc::new(Start::then(None, &sample));
+    let state = Arc::new(Start::then(None, &sample, None));
     let trial = Trial::new(fs, &spread(&others, SAMPLED), total, encoder);
     let Some(gain) = trial.gain(&state, encoder, how) else {
         return Ok(None);
@@ -282,7 +282,7 @@ fn probes(fs: &Fs, file: &File<'_>, size: u64, more: u64, key_blocks: u8) -> Vec
     if rest > 0.0 {
         let state = (0..keys).try_fold(None, |state: Option<Arc<Start>>, n| {
             let data = block(n);
-            (!data.is_empty()).then(|| Some(Arc::new(Start::then(state.as_deref(), &data))))
+            (!data.is_empty()).then(|| Some(Arc::new(Start::would(state.as_deref(), &data))))
         });
         // Spread over what the key run does not hold.
         let span = count.saturating_sub(keys).max(1);

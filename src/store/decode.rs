@@ -68,7 +68,14 @@ pub fn decode_payload(
             table: starts.id(),
             number,
         };
-        let make = || Ok(Start::then(start.as_deref(), &data));
+        let make = || {
+            Ok(codec::state_after(
+                start.as_deref(),
+                &data,
+                entry.codec,
+                payload,
+            ))
+        };
         library.starts().get_or_make(key, make)?;
     }
     Ok(data)
@@ -129,7 +136,12 @@ fn state(
         let make = || {
             let start = before.as_deref().filter(|_| payload.start != 0);
             let data = decode_from(start, 0, payload, &raw, library)?;
-            Ok(Start::then(before.as_deref(), &data))
+            Ok(codec::state_after(
+                before.as_deref(),
+                &data,
+                payload.codec,
+                &raw,
+            ))
         };
         found = Some(library.starts().get_or_make(key(number), make)?);
     }

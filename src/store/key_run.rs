@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{PrimerId, Start};
+use crate::codec::{self, Encoded, PrimerId, Start};
 use crate::segment::{
     self, BlockEntry, MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, SealedWriter,
 };
@@ -163,9 +163,11 @@ impl Starting {
         writer: &mut SealedWriter,
         entry: &BlockEntry,
         data: &[u8],
+        encoded: &Encoded,
     ) -> segment::Result<()> {
         let number = writer.add_start(self.number, entry)?;
-        let state = Start::then(self.state.as_deref(), data);
+        let state =
+            codec::state_after(self.state.as_deref(), data, encoded.codec, &encoded.payload);
         (self.number, self.state) = (number, Some(Arc::new(state)));
         self.made += 1;
         self.total += 1;

@@ -182,7 +182,7 @@ impl Library {
     /// `MissingPrimer`, `BadPrimer` if its file is damaged, I/O errors.
     pub fn primed(&self, id: PrimerId) -> Result<Arc<Start>, StoreError> {
         self.starts.get_or_make(Key::Primer(id), || {
-            Ok(Start::then(None, &self.primers.load(id)?))
+            Ok(Start::then(None, &self.primers.load(id)?, None))
         })
     }
 }

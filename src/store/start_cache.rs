@@ -217,9 +217,12 @@ mod tests {
                     let state = cache.get_or_make(key(1), || {
                         calls.fetch_add(1, Ordering::Relaxed);
                         std::thread::sleep(Duration::from_millis(50));
-                        Ok(Start::then(None, b"seen"))
+                        Ok(Start::then(None, b"seen", None))
                     });
-                    assert_eq!(state.unwrap().memory(), Start::then(None, b"seen").memory());
+                    assert_eq!(
+                        state.unwrap().memory(),
+                        Start::then(None, b"seen", None).memory()
+                    );
                 });
             }
         });
@@ -243,7 +246,7 @@ mod tests {
         });
         assert_eq!(calls.into_inner(), 4);
         cache
-            .get_or_make(key(1), || Ok(Start::then(None, b"")))
+            .get_or_make(key(1), || Ok(Start::then(None, b"", None)))
             .unwrap();
     }
 
@@ -255,13 +258,13 @@ mod tests {
             assert!(panics.join().is_err());
         });
         cache
-            .get_or_make(key(1), || Ok(Start::then(None, b"")))
+            .get_or_make(key(1), || Ok(Start::then(None, b"", None)))
             .unwrap();
     }
 
     #[test]
     fn bytes_stay_within_the_limit_and_the_oldest_go() {
-        let make = || Ok(Start::then(None, &[1; 10_000]));
+        let make = || Ok(Start::then(None, &[1; 10_000], None));
         let cost = make().unwrap().memory();
         let cache = StartCache::new(10 * cost);
         for number in 1..100 {

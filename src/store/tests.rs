@@ -245,7 +245,7 @@ fn many_readers_of_one_group_share_its_states_within_the_bound() {
         }
     });
     let held = library.starts().bytes();
-    let largest = Start::then(None, &data[..4 * BLOCK]).memory();
+    let largest = Start::then(None, &data[..4 * BLOCK], None).memory();
     assert!(held > 3 * largest && held <= 4 * largest, "{held}");
     assert!(4 * largest <= DEFAULT_START_BYTES);
 }

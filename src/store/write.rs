@@ -101,7 +101,8 @@ impl Writing<'_> {
             let encoded = self.options.encoding.encode_key(&data, state);
             let entry = self.writer.push_from(block, &encoded, number)?;
             self.report.count(&encoded);
-            self.starting.add(&mut self.writer, &entry, &data)?;
+            self.starting
+                .add(&mut self.writer, &entry, &data, &encoded)?;
         }
         note_progress(self.options, data.len());
         Ok(())
@@ -165,8 +166,10 @@ impl Writing<'_> {
             let mut size = 0;
             for data in &data {
                 note_progress(self.options, 0);
-                size += encoding.encode_key(data, before.as_ref()).payload.len();
-                before = Some(Start::then(before.as_ref(), data));
+                let encoded = encoding.encode_key(data, before.as_ref());
+                size += encoded.payload.len();
+                let (codec, payload) = (encoded.codec, &encoded.payload);
+                before = Some(codec::state_after(before.as_ref(), data, codec, payload));
             }
             size
         };

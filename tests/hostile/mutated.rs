@@ -113,7 +113,7 @@ fn write_kept_inputs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| fs::read(root.join(path)).unwrap();
     let lines = b"2026-01-02,18.25,ok\n".repeat(60);
-    let start = Start::then(None, &b"2026-01-01,17.5,ok\n".repeat(40));
+    let start = Start::then(None, &b"2026-01-01,17.5,ok\n".repeat(40), None);
     let started = encode_packed(&lines, None, Some(&start));
     assert!(started.started);
     let records: Vec<u8> = (0..300u16)
@@ -129,7 +129,7 @@ fn write_kept_inputs() {
             let entry = writer.push_from(block, &encoded, state).unwrap();
             if block < 3 {
                 state = writer.add_start(state, &entry).unwrap();
-                before = Some(Start::then(before.as_ref(), part));
+                before = Some(Start::then(before.as_ref(), part, None));
             }
         }
         writer.finish(3 * (1 << 14) + 300).unwrap();

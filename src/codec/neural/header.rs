@@ -1,15 +1,17 @@
 //! The payload's header: version and flags, lanes, stride.
 //!
 //! ```text
-//! byte 0    bits 7..4 version (1), bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
+//! byte 0    bits 7..4 version (1), bit 3: floats on a grid, bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
 //! byte 1    bits 7..4 lanes - 1, bit 3: columns, bits 2..0 upper bits of the stride
 //! byte 2    lower bits of the stride
 //! then      only with columns, or from a start state and with a stride: where records begin, 2 bytes little-endian, below the stride
 //! then      only with columns: their number, and a byte for each, in order and not overlapping: bit 7 most significant byte first,
 //!           bits 6..0 place of its first byte. From a start state the columns are its own.
+//! then      only with floats on a grid: which (`grid/wire.rs`); lanes, stride and all that follows are of the block on the grid
 //! ```
 
 use super::NeuralError;
+use super::grid;
 use super::plan::{Kind, Plan, max_lanes};
 use super::samples::Layout;
 use crate::engine::stride::MAX_STRIDE;
@@ -23,12 +25,20 @@ pub(super) struct Header<'a> {
     /// Whether it was coded with a network, and from a start state.
     pub(super) net: bool,
     pub(super) started: bool,
+    pub(super) grid: Option<grid::Header>,
     pub(super) bits: &'a [u8],
 }
 
-pub(super) fn write(plan: &Plan, net: bool, started: bool, out: &mut Vec<u8>) {
+pub(super) fn write(
+    plan: &Plan,
+    net: bool,
+    started: bool,
+    grid: Option<&grid::Header>,
+    out: &mut Vec<u8>,
+) {
     let text = u8::from(plan.kind == Kind::Text);
-    out.push(VERSION << 4 | u8::from(started) << 2 | text << 1 | u8::from(net));
+    let gridded = u8::from(grid.is_some());
+    out.push(VERSION << 4 | gridded << 3 | u8::from(started) << 2 | text << 1 | u8::from(net));
     let columns = !started && !plan.layout.is_empty();
     out.push((plan.lanes as u8 - 1) << 4 | u8::from(columns) << 3 | (plan.stride >> 8) as u8);
     out.push(plan.stride as u8);
@@ -37,6 +47,9 @@ pub(super) fn write(plan: &Plan, net: bool, started: bool, out: &mut Vec<u8>) {
     }
     if columns {
         plan.layout.write(out);
+    }
+    if let Some(grid) = grid {
+        grid.write(out);
     }
 }
 
@@ -65,8 +78,15 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
     if columns {
         (layout, bits) = Layout::read(bits, stride)?;
     }
+    let mut grid = None;
+    if flags & 8 != 0 {
+        let (header, rest) = grid::Header::read(bits, len)?;
+        (grid, bits) = (Some(header), rest);
+    }
     let net = flags & 1 != 0;
-    let odd = flags & 0b1000 != 0 || columns && started;
+    let alone = grid.as_ref().is_some_and(grid::Header::is_known) && !started;
+    let odd = alone || columns && started;
+    let len = grid.as_ref().map_or(len, |g| g.coded);
     let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net);
     if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || !lanes_fit {
         return Err(NeuralError::Plan);
@@ -87,6 +107,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
         plan,
         net,
         started,
+        grid,
         bits,
     })
 }

@@ -8,6 +8,7 @@ mod apm;
 mod coder;
 mod contexts;
 mod direct;
+mod grid;
 mod guess;
 mod header;
 mod history;
@@ -32,8 +33,10 @@ mod learn;
 mod tests;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use coder::{BitCoder, BitDecoder, BitEncoder};
+use grid::Gridded;
 pub use net::Net;
 pub(super) use plan::NET_LANES;
 use plan::Plan;
@@ -102,21 +105,73 @@ pub fn forget_thread_memory() {
     SCRATCH.with_borrow_mut(|scratch| *scratch = None);
 }
 
-/// Encodes `data`, cold or from a start state, with a network or without.
+/// Encodes `data`, cold or from a start state, with a network or without. A cold block that has a grid is coded with it and without.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+    let Some((block, coded)) = on_grid(data, start) else {
+        return encode_as(data, None, net, start);
+    };
+    let header = grid::Header::of(&block, coded.len(), start.and_then(Start::grid));
+    if start.is_some() {
+        return encode_as(&coded, Some(&header), net, start);
+    }
+    let plain = match net.as_mut() {
+        Some(net) => encode_as(data, None, Some(&mut **net), None),
+        None => encode_as(data, None, None, None),
+    };
+    let short = encode_as(&coded, Some(&header), net, None);
+    if short.len() < plain.len() {
+        short
+    } else {
+        plain
+    }
+}
+
+/// Encodes a block, on a grid or not.
+fn encode_as(
+    data: &[u8],
+    grid: Option<&grid::Header>,
+    net: Option<&mut dyn Net>,
+    start: Option<&Start>,
+) -> Vec<u8> {
     let plan = match start {
         None => Plan::find(data, net.is_some()),
         Some(start) => start.follow(data, net.is_some()),
     };
     let mut out = Vec::with_capacity(data.len() / 4 + 16);
-    header::write(&plan, net.is_some(), start.is_some(), &mut out);
+    header::write(&plan, net.is_some(), start.is_some(), grid, &mut out);
     let mut coder = BitEncoder::new();
     let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
     block.extend_from_slice(data);
     // Encoding cannot fail: every probability is nonzero.
-    let _ = run(&mut block, data.len(), plan, &mut coder, net.take(), start);
+    let _ = run(&mut block, data.len(), plan, &mut coder, net, start);
     coder.finish(&mut out);
     out
+}
+
+/// The grid of a block that is to be coded from `start`, and the block on it: the grid of the state, or a new one where that does
+/// not fit any more; in a cold block any.
+fn on_grid(data: &[u8], start: Option<&Start>) -> Option<(Gridded, Vec<u8>)> {
+    let with = |block: Gridded| {
+        let coded = block.forward(data);
+        (block, coded)
+    };
+    let known = match start {
+        None => None,
+        Some(start) => Arc::clone(start.grid()?).fit(data).map(with),
+    };
+    let fits = known
+        .as_ref()
+        .is_some_and(|(block, coded)| block.odd(data.len(), coded) * 16 <= data.len());
+    let found = if fits {
+        None
+    } else {
+        grid::find(data).map(with)
+    };
+    let best = [known, found]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(_, coded)| coded.len());
+    best.filter(|(_, coded)| coded.len() < data.len())
 }
 
 /// Whether [`decode`] needs the network that the payload was made with.
@@ -155,6 +210,24 @@ pub fn decode(
     if let Some(start) = start {
         h.plan.layout = start.layout();
     }
+    let block = match &h.grid {
+        Some(grid) => Some(grid.resolve(len, start.and_then(Start::grid))?),
+        None => None,
+    };
+    let coded = decode_bits(&h, h.grid.as_ref().map_or(len, |g| g.coded), net, start)?;
+    match block {
+        Some(block) => block.inverse(&coded, len),
+        None => Ok(coded),
+    }
+}
+
+/// The `len` bytes that were coded, on the grid if the block is on one.
+fn decode_bits(
+    h: &header::Header<'_>,
+    len: usize,
+    net: Option<&mut dyn Net>,
+    start: Option<&Start>,
+) -> Result<Vec<u8>, NeuralError> {
     let seen = start.map_or(&[][..], |s| s.seen());
     let mut block = Vec::with_capacity(seen.len() + len);
     block.extend_from_slice(seen);

@@ -1,9 +1,12 @@
 //! Start states: what a block is coded from instead of nothing.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::coder::Replay;
+use super::grid::{self, Grid, Gridded};
+use super::header;
 use super::order;
 use super::plan::Plan;
 use super::predictor::Predictor;
@@ -16,6 +19,8 @@ pub struct Start {
     id: u64,
     predictor: Predictor,
     plan: Plan,
+    /// The grid of the last block that had one.
+    grid: Option<Arc<Grid>>,
     seen: Vec<u8>,
 }
 
@@ -28,36 +33,69 @@ impl fmt::Debug for Start {
 }
 
 impl Start {
-    /// The state after `before`, if any, and then `data`. Free of work if this thread has just coded `data` from `before`.
+    /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
+    /// has just coded it from `before`.
     ///
-    /// What is found in `data` (kind of contexts, stride, lanes) is part of the format here: a reader finds it again, no header tells
-    /// it. Another way of finding it makes payloads from start states undecodable; golden payloads watch over that.
+    /// What is found in the bytes (kind of contexts, stride, lanes) is part of the format here: a reader finds it again, no header tells
+    /// it. Another way of finding it makes payloads from start states undecodable; golden payloads watch over that. Only the grid of
+    /// floats is what the payload says, or none.
     #[must_use]
-    pub fn then(before: Option<&Start>, data: &[u8]) -> Self {
+    pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
+        let header = payload.and_then(|p| header::read(p, data.len()).ok()?.grid);
+        let block = header.and_then(|h| h.resolve(data.len(), before.and_then(Start::grid)).ok());
+        match block {
+            Some(block) => Start::after(before, &block.forward(data), Some(block)),
+            None => Start::after(before, data, None),
+        }
+    }
+
+    /// The state after `before` and then `data` if it were coded, which it is not.
+    #[must_use]
+    pub fn would(before: Option<&Start>, data: &[u8]) -> Self {
+        match super::on_grid(data, before) {
+            Some((block, coded)) => Start::after(before, &coded, Some(block)),
+            None => Start::after(before, data, None),
+        }
+    }
+
+    fn after(before: Option<&Start>, coded: &[u8], block: Option<Gridded>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let plan = match before {
-            None => Plan::find(data, false),
-            Some(before) => before.plan.go_on(data),
+            None => Plan::find(coded, false),
+            Some(before) => before.plan.go_on(coded),
         };
-        let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + data.len());
+        let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + coded.len());
         seen.extend_from_slice(before.map_or(&[], |b| &b.seen));
-        seen.extend_from_slice(data);
-        let predictor = just_coded(before, plan, data).unwrap_or_else(|| {
+        seen.extend_from_slice(coded);
+        let predictor = just_coded(before, plan, coded).unwrap_or_else(|| {
             let mut p = Predictor::new();
             match before {
-                None => p.reset(plan, data.len(), false),
-                Some(before) => before.resume(&mut p, plan, data.len(), false),
+                None => p.reset(plan, coded.len(), false),
+                Some(before) => before.resume(&mut p, plan, coded.len(), false),
             }
             // Nothing is coded, so nothing fails.
             let _ = order::run(&mut p, &mut seen, &mut Replay, None);
             p
         });
+        let grid = block.map(|b| b.grid);
         Start {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             predictor,
             plan,
+            grid: grid.or_else(|| before?.grid.clone()),
             seen,
         }
+    }
+
+    /// Whether `data` has floats on a grid and the blocks after it have none.
+    #[must_use]
+    pub fn lacks_grid(&self, data: &[u8]) -> bool {
+        self.grid.is_none() && grid::find(data).is_some()
+    }
+
+    /// The grid that blocks after it are on, if they are on one.
+    pub(super) fn grid(&self) -> Option<&Arc<Grid>> {
+        self.grid.as_ref()
     }
 
     /// Bytes of memory that it takes.

@@ -88,7 +88,7 @@ fn wide_records_are_found() {
     let payload = encode(&data, None, None);
     let read = header::read(&payload, data.len()).unwrap().plan;
     assert_eq!((read.stride, read.lanes), (plan.stride, plan.lanes));
-    let start = Start::then(None, &data[..40_000]);
+    let start = Start::then(None, &data[..40_000], None);
     let more = &data[40_001..];
     let payload = encode(more, None, Some(&start));
     assert_eq!(
@@ -243,7 +243,7 @@ fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
         }
     };
     let mut out = Vec::new();
-    header::write(&plan, false, before.is_some(), &mut out);
+    header::write(&plan, false, before.is_some(), None, &mut out);
     block.extend_from_slice(data);
     let mut coder = BitEncoder::new();
     order::run_with(kernel, &mut p, &mut block, &mut coder, None).expect("encoding cannot fail");
@@ -261,7 +261,7 @@ fn every_kernel_gives_the_same_payload() {
         numbers(3000, i16::to_be_bytes),
     ] {
         let (before, rest) = data.split_at(data.len() / 2);
-        let start = Start::then(None, before);
+        let start = Start::then(None, before, None);
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
             assert!(encode_with(kernel, &data, None) == encode(&data, None, None));
             let started = encode_with(kernel, rest, Some(before));
@@ -274,7 +274,7 @@ fn every_kernel_gives_the_same_payload() {
 fn a_start_state_helps_and_must_be_the_same() {
     let all = records(9000);
     let (before, data) = all.split_at(24_001);
-    let start = Start::then(None, before);
+    let start = Start::then(None, before, None);
     let payload = encode(data, None, Some(&start));
     assert!(payload.len() * 10 < encode(data, None, None).len() * 9);
     assert_eq!(
@@ -290,7 +290,7 @@ fn a_start_state_helps_and_must_be_the_same() {
         decode(&cold, data.len(), None, Some(&start)).as_deref(),
         Ok(data)
     );
-    let other = Start::then(None, &text(300));
+    let other = Start::then(None, &text(300), None);
     assert_eq!(
         decode(&payload, data.len(), None, Some(&other)),
         Err(NeuralError::Start)
@@ -307,9 +307,9 @@ fn start_states_follow_each_other_however_they_are_made() {
             let (data, after) = rest.split_at(n);
             // Taken from the coder that has just run, and learnt again.
             let payload = encode(data, None, made.as_ref());
-            let next = Start::then(made.as_ref(), data);
+            let next = Start::then(made.as_ref(), data, None);
             let other = std::thread::scope(|s| {
-                let then = s.spawn(|| Start::then(replayed.as_ref(), data));
+                let then = s.spawn(|| Start::then(replayed.as_ref(), data, None));
                 then.join().expect("no panic")
             });
             assert_eq!(
@@ -328,7 +328,7 @@ fn start_states_follow_each_other_however_they_are_made() {
 #[test]
 fn records_are_found_again_wherever_a_block_begins() {
     let all = records(12_000);
-    let start = Start::then(None, &all[..24_000]);
+    let start = Start::then(None, &all[..24_000], None);
     let sizes: Vec<usize> = (0..6)
         .map(|shift| encode(&all[30_000 + shift..40_000 + shift], None, Some(&start)).len())
         .collect();
@@ -340,7 +340,10 @@ fn records_are_found_again_wherever_a_block_begins() {
 #[test]
 fn ten_thousand_random_and_mutated_blocks_round_trip() {
     let (r, t) = (records(4000), text(600));
-    let starts = [Start::then(None, &r[..8000]), Start::then(None, &t[..8000])];
+    let starts = [
+        Start::then(None, &r[..8000], None),
+        Start::then(None, &t[..8000], None),
+    ];
     let mut random = noise(400_000, 77).into_iter().cycle();
     let mut number = |below: usize| {
         let n = [0; 4].map(|_| random.next().unwrap_or(0));
@@ -439,7 +442,7 @@ fn numbers_are_predicted_from_their_past() {
             Ok(&data[..])
         );
         // What was learnt goes on, wherever the next block begins.
-        let start = Start::then(None, &data[..16_001]);
+        let start = Start::then(None, &data[..16_001], None);
         let more = &data[16_001..24_000];
         let payload = encode(more, None, Some(&start));
         assert!(payload.len() * 1000 / more.len() < 660);
@@ -453,9 +456,9 @@ fn numbers_are_predicted_from_their_past() {
 /// A block from a state of two steps; the states themselves must never change, see [`Start::then`].
 fn golden_started() -> (Start, Vec<u8>) {
     let all = records(1700);
-    let first = Start::then(None, &all[..5400]);
+    let first = Start::then(None, &all[..5400], None);
     (
-        Start::then(Some(&first), &all[5400..9700]),
+        Start::then(Some(&first), &all[5400..9700], None),
         all[9700..10_100].to_vec(),
     )
 }
@@ -481,7 +484,7 @@ const GOLDEN_RECORDS: &str = "100006ffcf619de5e6adbbfd4e220ac5f2e17eacc9ecfe4973
 /// Blocks most of which is coded directly, cold and after a state.
 fn golden_noise() -> [Vec<u8>; 3] {
     let numbers = numbers(4000, i16::to_le_bytes);
-    let start = Start::then(None, &numbers[..10_000]);
+    let start = Start::then(None, &numbers[..10_000], None);
     [
         encode(&noise(8000, 8), None, None),
         encode(&numbers, None, None),

@@ -42,7 +42,7 @@ fn impossible_plans_are_refused() {
             refused(what, || decode(CodecId::Neural, None, payload, len, None));
         }
     }
-    let other = Start::then(None, &b"0123456789abcdef".repeat(64));
+    let other = Start::then(None, &b"0123456789abcdef".repeat(64), None);
     refused("a start state with another stride", || {
         decode(
             CodecId::Neural,

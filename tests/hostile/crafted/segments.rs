@@ -235,7 +235,7 @@ fn chain() -> Vec<u8> {
         let entry = writer.push_from(block, &encoded, state).expect("pushed");
         if block < 4 {
             state = writer.add_start(state, &entry).expect("a state");
-            before = Some(Start::then(before.as_ref(), &lines[..1 << 14]));
+            before = Some(Start::then(before.as_ref(), &lines[..1 << 14], None));
         }
     }
     writer.finish(5 << 14).expect("finished");
@@ -289,7 +289,7 @@ fn a_chain_with_a_wrong_first_block_fails_before_the_others_are_decoded() {
 #[test]
 fn a_missing_primer_is_told_at_once() {
     let lines = b"2026-01-01,17.5,ok\n".repeat(300);
-    let start = Start::then(None, &lines);
+    let start = Start::then(None, &lines, None);
     let storage = Arc::new(MemStorage::default());
     let mut writer = SealedWriter::new(storage.clone(), 1 << 14).expect("a writer");
     let primer = writer
@@ -378,7 +378,7 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
         last = Some(entry);
         if number + 1 < blocks {
             state = writer.add_start(state, &entry).expect("a state");
-            before = Some(Start::then(before.as_ref(), data));
+            before = Some(Start::then(before.as_ref(), data, None));
         }
     }
     writer.finish(blocks * block as u64).expect("finished");

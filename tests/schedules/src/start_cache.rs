@@ -28,7 +28,7 @@ fn key(number: u16) -> Key {
 }
 
 fn state() -> Start {
-    Start::then(None, b"seen")
+    Start::then(None, b"seen", None)
 }
 
 fn two_readers_share_one_state() {
