@@ -150,7 +150,12 @@ pub fn neural_len(data: &[u8], model: Option<&engine::Model>) -> usize {
 /// Whether the beginning of `data` is clearly smaller from `start` than cold.
 #[must_use]
 pub fn start_knows(start: &Start, data: &[u8]) -> bool {
-    let probe = &data[..data.len().min(PROBE)];
+    let enough = if start.needs_more_than(PROBE) {
+        data.len()
+    } else {
+        PROBE
+    };
+    let probe = &data[..data.len().min(enough)];
     let cold = neural::encode(probe, None, None).len();
     neural::encode(probe, None, Some(start)).len() * 4 < cold * 3
 }
@@ -168,7 +173,7 @@ fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, 
         (size(None), size(Some(start)))
     };
     // A beginning does not show whether floats are on a grid.
-    let whole = start.lacks_grid(data);
+    let whole = start.lacks_grid(data) || start.needs_more_than(PROBE.min(data.len() / 4));
     if data.len() > 2 * PROBE && !whole {
         let (cold, started) = sizes(PROBE);
         // A state that knows such data saves most where a cold block still learns.

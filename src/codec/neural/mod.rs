@@ -151,6 +151,9 @@ fn encode_as(
 /// The grid of a block that is to be coded from `start`, and the block on it: the grid of the state, or a new one where that does
 /// not fit any more; in a cold block any.
 fn on_grid(data: &[u8], start: Option<&Start>) -> Option<(Gridded, Vec<u8>)> {
+    if data.len() > grid::MOST {
+        return None;
+    }
     let with = |block: Gridded| {
         let coded = block.forward(data);
         (block, coded)

@@ -39,11 +39,7 @@ impl Plan {
     /// A plan for `data`, found by counting.
     pub(crate) fn find(data: &[u8], net: bool) -> Self {
         let lanes = lanes(data, net);
-        let text = data
-            .iter()
-            .filter(|&&b| b == 9 || b == 10 || b == 13 || (32..127).contains(&b))
-            .count();
-        let kind = if text * 20 >= data.len() * 19 {
+        let kind = if is_text(data) {
             Kind::Text
         } else {
             Kind::Binary
@@ -64,6 +60,15 @@ impl Plan {
         }
         plan
     }
+}
+
+/// Whether nearly all bytes are those of lines of text.
+pub(super) fn is_text(data: &[u8]) -> bool {
+    let text = data
+        .iter()
+        .filter(|&&b| b == 9 || b == 10 || b == 13 || (32..127).contains(&b))
+        .count();
+    text * 20 >= data.len() * 19
 }
 
 fn lanes(data: &[u8], net: bool) -> usize {

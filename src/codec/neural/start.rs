@@ -38,13 +38,20 @@ impl Start {
     ///
     /// What is found in the bytes (kind of contexts, stride, lanes) is part of the format here: a reader finds it again, no header tells
     /// it. Another way of finding it makes payloads from start states undecodable; golden payloads watch over that. Only the grid of
-    /// floats is what the payload says, or none.
+    /// floats is what the payload says, or none; how a block is put on it is part of the format, too.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
         let header = payload.and_then(|p| header::read(p, data.len()).ok()?.grid);
-        let block = header.and_then(|h| h.resolve(data.len(), before.and_then(Start::grid)).ok());
-        match block {
-            Some(block) => Start::after(before, &block.forward(data), Some(block)),
+        let on_grid = header.and_then(|header| {
+            let block = header
+                .resolve(data.len(), before.and_then(Start::grid))
+                .ok()?;
+            let coded = block.forward(data);
+            // What no encoder wrote must not make a state of more bytes than it may.
+            (coded.len() == header.coded).then_some((block, coded))
+        });
+        match on_grid {
+            Some((block, coded)) => Start::after(before, &coded, Some(block)),
             None => Start::after(before, data, None),
         }
     }
@@ -91,6 +98,12 @@ impl Start {
     #[must_use]
     pub fn lacks_grid(&self, data: &[u8]) -> bool {
         self.grid.is_none() && grid::find(data).is_some()
+    }
+
+    /// Whether `bytes` of a block are too few to see that they are on its grid.
+    #[must_use]
+    pub fn needs_more_than(&self, bytes: usize) -> bool {
+        self.grid.as_ref().is_some_and(|grid| grid.least() > bytes)
     }
 
     /// The grid that blocks after it are on, if they are on one.

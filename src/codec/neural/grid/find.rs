@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::plan::is_text;
 use super::{Field, Grid, Gridded, Run, Scale, Width};
 use crate::engine::stride;
 
@@ -18,10 +19,13 @@ const FIELDS: usize = 256;
 
 /// The grid of `data`, if it has records with floats on one.
 pub(in super::super) fn find(data: &[u8]) -> Option<Gridded> {
+    if is_text(data) {
+        return None;
+    }
     let detected = usize::from(stride::detect(data));
     let mut best: Option<(usize, Gridded)> = None;
-    for stride in [detected, 8, 4] {
-        let twice = best.as_ref().is_some_and(|(_, b)| b.grid.stride == stride);
+    for (i, stride) in [detected, 8, 4].into_iter().enumerate() {
+        let twice = i > 0 && stride == detected;
         if stride < 4 || data.len() < RECORDS * stride || twice {
             continue;
         }
@@ -36,25 +40,31 @@ pub(in super::super) fn find(data: &[u8]) -> Option<Gridded> {
 }
 
 impl Grid {
+    /// Fewest bytes of a block that can be on it, wherever in a record they begin.
+    pub(in super::super) fn least(&self) -> usize {
+        (RECORDS + 1) * self.stride
+    }
+
     /// Where in `data` its records lie, if they save a sixteenth of it.
     pub(in super::super) fn fit(self: Arc<Self>, data: &[u8]) -> Option<Gridded> {
         let n = data.len() / self.stride;
         if n == 0 {
             return None;
         }
+        let some = self.fields.iter().step_by(self.fields.len().div_ceil(16));
         let sample = |phase: usize| {
             let rows = (0..n)
                 .step_by(n.div_ceil(16))
                 .map(|i| phase + i * self.stride);
             let rows = rows.filter_map(|at| data.get(at..)?.get(..self.stride));
-            rows.map(|row| self.saves(row)).sum::<i64>()
+            rows.map(|row| saves(some.clone(), row)).sum::<i64>()
         };
         let phase = (0..self.stride).max_by_key(|&phase| (sample(phase), self.stride - phase))?;
         // The stretch that saves most.
         let (mut sum, mut from) = (0, 0);
         let mut best = (0, Run { skip: 0, count: 0 });
         for (i, row) in data[phase..].chunks_exact(self.stride).enumerate() {
-            sum += self.saves(row);
+            sum += saves(self.fields.iter(), row);
             if sum <= 0 {
                 (sum, from) = (0, i + 1);
             } else if sum > best.0 {
@@ -72,18 +82,18 @@ impl Grid {
         (run.count >= RECORDS && saved * 16 > data.len() as i64)
             .then_some(Gridded { grid: self, run })
     }
+}
 
-    /// Bytes that a record saves on the grid: few or negative if it does not belong there.
-    fn saves(&self, record: &[u8]) -> i64 {
-        let fields = self.fields.iter().map(|field| {
-            let raw = &record[field.at..field.at + field.width.bytes()];
-            match field.code(raw) {
-                Some(_) => (field.width.bytes() - field.len()) as i64,
-                None => -(field.len() as i64) - 2,
-            }
-        });
-        fields.sum()
-    }
+/// Bytes that fields of a record save on the grid: few or negative if it does not belong there.
+fn saves<'a>(fields: impl Iterator<Item = &'a Field>, record: &[u8]) -> i64 {
+    let saved = fields.map(|field| {
+        let raw = &record[field.at..field.at + field.width.bytes()];
+        match field.code(raw) {
+            Some(_) => (field.width.bytes() - field.len()) as i64,
+            None => -(field.len() as i64) - 2,
+        }
+    });
+    saved.sum()
 }
 
 /// The fields of records of `stride` bytes.
@@ -129,6 +139,9 @@ fn grid(data: &[u8], stride: usize) -> Option<Grid> {
 
 /// The field at a place of the record, if what lies there are floats on a grid, and how many bits of each that explains.
 fn field(data: &[u8], stride: usize, at: usize, width: Width, big: bool) -> Option<(Field, f64)> {
+    if width.bytes() > stride {
+        return None;
+    }
     let n = data.len().checked_sub(at + width.bytes())? / stride + 1;
     let mut field = Field {
         at,

@@ -8,6 +8,9 @@
 //! A block becomes: its whole records, each field of the grid as a *code* of two or three bytes and, where the field has them, a *residual*, the
 //! difference of the float's bits from those that the code stands for; then the bytes before and behind the records; then, in order,
 //! the floats that have no code, in full. Those have code 0 where they were.
+//!
+//! A reader makes a start state from the bytes of a key block by putting them on its grid again. So which code and residual a float has, and
+//! which has none, is part of the format.
 
 mod find;
 mod scale;
@@ -22,6 +25,9 @@ use super::NeuralError;
 pub(super) use find::find;
 use scale::Scale;
 pub(super) use wire::Header;
+
+/// Most bytes of a block on a grid: lengths in the header have 24 bits.
+pub(super) const MOST: usize = (1 << 24) - 1;
 
 /// Bytes of a float.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +126,7 @@ impl Field {
             .fold(0, |bits, &b| bits << 8 | u64::from(b))
     }
 
-    /// Code and residual of a float; none if it has none.
+    /// Code and residual of a float; none if it has none. Part of the format.
     fn code(&self, raw: &[u8]) -> Option<(u32, i8)> {
         let bits = self.bits(raw);
         let code = u32::try_from(self.scale.nearest(bits, self.width)?).ok()?;
@@ -182,7 +188,7 @@ impl Gridded {
         coded.len() + saved - len
     }
 
-    /// The block on the grid, which is shorter unless very many floats have no code.
+    /// The block on the grid, which is shorter unless very many floats have no code. Part of the format.
     pub(super) fn forward(&self, data: &[u8]) -> Vec<u8> {
         let Gridded { grid, run } = self;
         let records = run.bytes(grid.stride);

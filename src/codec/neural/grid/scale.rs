@@ -24,7 +24,7 @@ impl Scale {
     }
 
     /// The code whose float is nearest to the float with these bits. It may be beyond what a field holds; none for what is no
-    /// number, far too large, or a negative zero.
+    /// number, far too large, or a negative zero. Halves go up. Part of the format.
     pub(super) fn nearest(&self, bits: u64, width: Width) -> Option<i64> {
         let (mantissa, exponent) = width.split(bits)?;
         let shift = exponent - i32::from(self.exponent);

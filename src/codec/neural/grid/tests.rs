@@ -405,3 +405,102 @@ const GOLDEN: [&str; 2] = [
     "180007019209000000005e01000800000400148c880000bcff00f0a52d28f0033f000050ad54523ef0fefdff35705aaa493cc11c1f9d00bcce396e1c2ed452bd599adee4681e6fd2b57e7cdf9f053b2bf7d780ae068c26396db2c5f5648bfe4f5a1f35de97246f553ad14efc2c817a634ad9f4b87f4a93ae6d4b532659aaaa70ea5aadc53d4a19e1e5f86efbe3c6ba76859a50881b2ec370dbed1e512b603c512447ddb651a68ad28ecaa746435fa0e5d50baa616a855d2548017ae91a4d141a3e5ac3a55b4ef4b0ac0877d3027637b89cdae71e4da405f73aa1d608774a0f8f220942a3716c929e80bacb205477ec7d617a2fa650aa3a7eccb2e07ae97c399b16a0431d7326999e8dce962642e59eb4eaab86a89c02e7dde0f55e9fb090bf807ba25a35516ad115f5ad65689a34417a7c6b822edea91e32af088d3248a46eff8c6d7ec22d9b1dfa7167e35d8751a6a2336e01ed1e4c7355f2f57b38a9071dffa76a87",
     "1c00070000009209000000005e0100be379c9e8b18cb7f6a48ccf7cc15d6e6a997900799ea6d94b753693bcaa86fed762f158d161cb479933b31193ffa00ae1c372ada636c07fa59ce049e141675702c0495af73f69f83a952d5e650d734472c2d15ad536bc24dc91d35fd17d79f46431b07da6e7a28c0b8d97180377f09eeda630adaa8dae5fae74253149739df29b85da5db69a77dddfbfc59e42219904237a950927d3cc00228a12bdcb78da16e9d86eaf3d7b8169fffaae23c0ed6294a6b981e27f2461341b34ec5ff2373e965",
 ];
+
+/// How floats are put on a grid changes only with the payload's version: states of older key blocks hang on it.
+#[test]
+fn the_way_onto_a_grid_stays() {
+    let mut state = 13;
+    let mut data = Vec::new();
+    let odd = [
+        0.0,
+        -0.0,
+        f64::NAN,
+        f64::INFINITY,
+        1e-310,
+        1e300,
+        0.125,
+        0.062_5,
+        -0.187_5,
+        1e-30,
+    ];
+    for i in 0..400 {
+        let n = next(&mut state) as i64 % 3000 - 1500;
+        let double = if i % 7 == 0 {
+            odd[i / 7 % odd.len()]
+        } else {
+            n as f64 * 0.125 + (i % 5) as f64 * 1e-15
+        };
+        data.extend_from_slice(&double.to_le_bytes());
+        data.extend_from_slice(&((double * 3.0) as f32).to_be_bytes());
+        data.extend_from_slice(&(double as f32).to_le_bytes());
+    }
+    let field = |at, width, big, code, residual| Field {
+        at,
+        width,
+        big,
+        code,
+        residual,
+        scale: Scale {
+            unit: 1 << 61,
+            offset: if big { 1 << 58 } else { 0 },
+            exponent: -64,
+            origin: 0x8080,
+        },
+    };
+    let fields = vec![
+        field(0, Width::Double, false, 3, true),
+        field(8, Width::Single, true, 2, true),
+        field(12, Width::Single, false, 2, false),
+    ];
+    let grid = Arc::new(Grid { stride: 16, fields });
+    let block = Gridded {
+        grid,
+        run: Run {
+            skip: 32,
+            count: 390,
+        },
+    };
+    let coded = block.forward(&data);
+    assert_eq!(block.inverse(&coded, data.len()).as_deref(), Ok(&data[..]));
+    assert_eq!((coded.len(), crc32c::crc32c(&coded)), (5746, 904_222_937));
+}
+
+/// A payload that no encoder wrote, whose floats go back to other codes: the state takes the bytes as they are.
+#[test]
+fn a_state_has_no_more_bytes_than_its_block() {
+    let scale = Scale {
+        unit: 1,
+        offset: 1 << 40,
+        exponent: 0,
+        origin: 0,
+    };
+    let field = Field {
+        at: 0,
+        width: Width::Single,
+        big: false,
+        code: 2,
+        residual: true,
+        scale,
+    };
+    let grid = Arc::new(Grid {
+        stride: 4,
+        fields: vec![field],
+    });
+    let block = Gridded {
+        grid,
+        run: Run {
+            skip: 0,
+            count: 1000,
+        },
+    };
+    let codes: Vec<u8> = (0..1000u16)
+        .flat_map(|i| [(i % 250 + 1) as u8, 1, 0])
+        .collect();
+    let data = block.inverse(&codes, 4000).unwrap();
+    assert!(block.forward(&data).len() > data.len());
+    let header = Header::of(&block, codes.len(), None);
+    let payload = encode_as(&codes, Some(&header), None, None);
+    assert_eq!(decode(&payload, 4000, None, None).as_deref(), Ok(&data[..]));
+    let state = Start::then(None, &data, Some(&payload));
+    assert_eq!(state.seen(), data);
+}
