@@ -27,7 +27,7 @@ const DEFAULT_BLOCK_SIZE: &str = "64K";
 ///
 /// Every FILE becomes one segment, FILE.vortex, from which any part can be read without decoding the rest (`vortex-fs cat
 /// --range`). Owner, mode, times and extended attributes are kept. The original is removed after the segment
-/// was read back, compared with it and synced; -k keeps it. Without FILE, or with -, standard input is compressed to
+/// was read back, compared with it and synced, with -o too; -k keeps it. Without FILE, or with -, standard input is compressed to
 /// standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

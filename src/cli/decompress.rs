@@ -18,7 +18,7 @@ use crate::store::{Access, Archive, BlockSource, SegmentReader};
 /// Decompress FILE.vortex back to FILE, and remove the segments once that is safe
 ///
 /// Every block is checked before FILE appears. Owner, mode, times and extended attributes are kept. The segment is removed
-/// after the file was synced; -k keeps it. Without FILE, or with -, standard input is decompressed to standard output.
+/// after the file was synced, with -o too; -k keeps it. Without FILE, or with -, standard input is decompressed to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
