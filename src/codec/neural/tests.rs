@@ -385,15 +385,18 @@ fn ten_thousand_random_and_mutated_blocks_round_trip() {
     }
 }
 
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) fn unhex(hex: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex");
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
 /// Changes only with the payload's version.
 #[test]
 fn golden_payloads_decode() {
-    let unhex = |s: &str| -> Vec<u8> {
-        s.as_bytes()
-            .chunks(2)
-            .map(|d| u8::from_str_radix(std::str::from_utf8(d).expect("hex"), 16).expect("hex"))
-            .collect()
-    };
     for (hex, data) in [
         (GOLDEN_TEXT, text(8)),
         (GOLDEN_RECORDS, records(60)),
@@ -466,9 +469,7 @@ fn golden_started() -> (Start, Vec<u8>) {
 #[test]
 fn golden_payloads_from_a_start_state_decode() {
     let (start, data) = golden_started();
-    let payload: Vec<u8> = (0..GOLDEN_STARTED.len() / 2)
-        .map(|i| u8::from_str_radix(&GOLDEN_STARTED[2 * i..2 * i + 2], 16).expect("hex"))
-        .collect();
+    let payload = unhex(GOLDEN_STARTED);
     let back = decode(&payload, data.len(), None, Some(&start));
     assert_eq!(back.as_deref(), Ok(&data[..]));
     assert_eq!(encode(&data, None, Some(&start)), payload);
@@ -508,13 +509,7 @@ fn print_golden_payloads() {
     let cold = [text(8), records(60), numbers(24, i16::to_be_bytes)];
     let cold = cold.map(|data| encode(&data, None, None));
     for payload in [&cold[0], &cold[1], &cold[2], &started] {
-        println!(
-            "{}",
-            payload
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>()
-        );
+        println!("{}", hex(payload));
     }
     println!("{:?}", golden_noise().map(|p| crc32c::crc32c(&p)));
 }

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::tests::{hex, unhex};
 use super::super::{Start, decode, encode, encode_as, header};
 use super::*;
 
@@ -370,14 +371,7 @@ fn golden() -> (Vec<u8>, [Vec<u8>; 2]) {
 fn golden_payloads_on_a_grid_decode() {
     let (data, _) = golden();
     let (first, second) = data.split_at(data.len() / 2);
-    let bytes = |hex: &str| -> Vec<u8> {
-        let digit = |c: u8| (c as char).to_digit(16).unwrap() as u8;
-        hex.as_bytes()
-            .chunks(2)
-            .map(|c| digit(c[0]) << 4 | digit(c[1]))
-            .collect()
-    };
-    let [cold, after] = GOLDEN.map(bytes);
+    let [cold, after] = GOLDEN.map(unhex);
     assert!(on_grid(&cold) && on_grid(&after));
     assert_eq!(decode(&cold, first.len(), None, None).as_deref(), Ok(first));
     let start = Start::then(None, first, Some(&cold));
@@ -391,13 +385,7 @@ fn golden_payloads_on_a_grid_decode() {
 #[ignore = "prints the golden payloads"]
 fn print_golden_payloads_on_a_grid() {
     for payload in golden().1 {
-        println!(
-            "{}",
-            payload
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>()
-        );
+        println!("{}", hex(&payload));
     }
 }
 
