@@ -5,6 +5,7 @@
 //! decodes nothing and changes nothing.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -138,8 +139,9 @@ impl Scrubber {
         self.publish();
         let pause = (self.every / 10).clamp(Duration::from_millis(100), Duration::from_secs(60));
         loop {
-            let since = now().saturating_sub(self.state.finished);
-            let due = self.state.finished == 0 || since >= self.every.as_secs();
+            let (now, last) = (now(), self.state.finished);
+            // A clock that was set back says nothing of how long ago that was.
+            let due = last == 0 || last > now || now - last >= self.every.as_secs();
             if self.state.after.is_some() || due {
                 self.pass();
             }
@@ -159,8 +161,7 @@ impl Scrubber {
             self.check_copies();
         }
         let after = self.state.after.as_deref().map(unescape);
-        let root = self.fs.archive().root().to_path_buf();
-        self.folder(&root, Path::new(""), after.as_deref());
+        self.tree(after.as_deref());
         if !self.stop.is_stopped() {
             let found = std::mem::take(&mut self.state.found);
             self.state.known = found;
@@ -178,32 +179,41 @@ impl Scrubber {
         self.note();
     }
 
-    /// Checks what lies in a directory and below it, by name, beyond the path `after`.
-    fn folder(&mut self, folder: &Path, below: &Path, after: Option<&Path>) {
-        let mut names: Vec<_> = match fs::read_dir(folder) {
-            Ok(entries) => entries.flatten().map(|e| e.file_name()).collect(),
-            Err(e) => return log::warn!("scrub: {}: {e}", folder.display()),
-        };
-        names.sort();
-        for name in names {
+    /// Checks what lies in the archive, by name, beyond the path `after`.
+    fn tree(&mut self, after: Option<&Path>) {
+        let root = self.fs.archive().root().to_path_buf();
+        let mut below = PathBuf::new();
+        // What is left of each directory on the way.
+        let mut levels = vec![names_in(&root).into_iter()];
+        while let Some(names) = levels.last_mut() {
+            let Some(name) = names.next() else {
+                levels.pop();
+                below.pop();
+                continue;
+            };
             if self.stop.is_stopped() {
                 return;
             }
-            let (path, logical) = (folder.join(&name), below.join(&name));
-            if after.is_some_and(|a| logical.as_path() <= a && !a.starts_with(&logical)) {
-                continue;
+            below.push(&name);
+            let passed = |a: &Path| below.as_path() <= a && !a.starts_with(&below);
+            let path = root.join(&below);
+            match fs::symlink_metadata(&path) {
+                _ if after.is_some_and(passed) => {}
+                Ok(is) if is.is_dir() => {
+                    if below != Path::new(PRIVATE_DIR) {
+                        levels.push(names_in(&path).into_iter());
+                        continue;
+                    }
+                }
+                Ok(is) => {
+                    let is_segment = names::logical_name(&name, true).1 == Kind::Segment;
+                    if is.is_file() && is_segment && after.is_none_or(|a| below.as_path() > a) {
+                        self.file(&path, &below, is.len());
+                    }
+                }
+                Err(_) => {}
             }
-            let Ok(metadata) = fs::symlink_metadata(&path) else {
-                continue;
-            };
-            if metadata.is_dir() && !(name == PRIVATE_DIR && below.as_os_str().is_empty()) {
-                self.folder(&path, &logical, after);
-            } else if metadata.is_file()
-                && after.is_none_or(|a| logical.as_path() > a)
-                && names::logical_name(&name, true).1 == Kind::Segment
-            {
-                self.file(&path, &logical, metadata.len());
-            }
+            below.pop();
         }
     }
 
@@ -303,6 +313,19 @@ impl Scrubber {
             log::warn!("scrub: its place could not be written down: {e}");
         }
     }
+}
+
+/// The names in a directory, in their order; none of one that cannot be read, which is logged.
+fn names_in(folder: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = match fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|e| e.file_name()).collect(),
+        Err(e) => {
+            log::warn!("scrub: {}: {e}", folder.display());
+            Vec::new()
+        }
+    };
+    names.sort();
+    names
 }
 
 fn now() -> u64 {

@@ -1,6 +1,7 @@
 //! Finding the files to work on.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::PackError;
@@ -74,21 +75,25 @@ pub(super) fn walk(
         match attr.kind {
             Kind::File => push(path.clone(), attr),
             Kind::Dir => {
-                let mut waiting = vec![path.clone()];
-                while let Some(dir) = waiting.pop() {
+                let mut way = Way::to(fs, path);
+                loop {
                     if cancel.is_cancelled() {
                         return Err(PackError::Cancelled);
                     }
-                    match list(fs, &dir) {
+                    match way.here().and_then(|dir| list(fs, dir)) {
                         Ok(mut entries) => {
                             entries.sort_by(|a, b| a.0.cmp(&b.0));
-                            for (path, attr) in entries.iter().filter(|e| e.1.kind == Kind::File) {
-                                push(path.clone(), *attr);
+                            let (dirs, files): (Vec<_>, Vec<_>) =
+                                entries.into_iter().partition(|e| e.1.kind == Kind::Dir);
+                            for (name, attr) in files {
+                                push(way.path.join(name), attr);
                             }
-                            let dirs = entries.into_iter().filter(|e| e.1.kind == Kind::Dir);
-                            waiting.extend(dirs.map(|e| e.0).rev());
+                            way.comes_by(dirs.into_iter().map(|e| e.0));
                         }
-                        Err(error) => failed(&dir, &error),
+                        Err(error) => failed(&way.path, &error),
+                    }
+                    if !way.goes_on() {
+                        break;
                     }
                 }
             }
@@ -98,12 +103,97 @@ pub(super) fn walk(
     Ok(targets)
 }
 
+/// Directories that a walk holds at a time: with all of them a deep tree would take too many descriptors, with none it would be gone
+/// through from its root for each.
+const MOST_HELD: usize = 32;
+
+/// The way to the directory that a walk has come to. It holds the last directories and finds others again by their names.
+struct Way<'a> {
+    fs: &'a Fs,
+    top: &'a Path,
+    path: PathBuf,
+    levels: Vec<Level<'a>>,
+}
+
+struct Level<'a> {
+    /// Empty for the top.
+    name: OsString,
+    held: Option<Held<'a>>,
+    /// Directories in it that the walk has not come to, the next one last.
+    left: Vec<OsString>,
+}
+
+impl<'a> Level<'a> {
+    fn new(name: OsString) -> Level<'a> {
+        Level {
+            name,
+            held: None,
+            left: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Way<'a> {
+    fn to(fs: &'a Fs, top: &'a Path) -> Way<'a> {
+        Way {
+            fs,
+            top,
+            path: top.to_path_buf(),
+            levels: vec![Level::new(OsString::new())],
+        }
+    }
+
+    /// The directory at its end.
+    fn here(&mut self) -> Result<NodeId, FsError> {
+        let held = |level: &Level<'_>| level.held.as_ref().map(|held| held.id);
+        let deepest = (self.levels.iter().enumerate().rev())
+            .find_map(|(depth, level)| held(level).map(|id| (depth, id)));
+        let (depth, mut id) = match deepest {
+            Some(found) => found,
+            None => {
+                let top = Held::resolve(self.fs, self.top)?;
+                let id = top.id;
+                self.levels[0].held = Some(top);
+                (0, id)
+            }
+        };
+        for depth in depth + 1..self.levels.len() {
+            id = self.fs.lookup(id, &self.levels[depth].name)?.0;
+            self.levels[depth].held = Some(Held { fs: self.fs, id });
+            if depth >= MOST_HELD {
+                self.levels[depth - MOST_HELD].held = None;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Has it come by these directories in the last one, in this order.
+    fn comes_by(&mut self, dirs: impl DoubleEndedIterator<Item = OsString>) {
+        if let Some(level) = self.levels.last_mut() {
+            level.left = dirs.rev().collect();
+        }
+    }
+
+    /// Leads it to the next directory, if there is one.
+    fn goes_on(&mut self) -> bool {
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(name) = level.left.pop() {
+                self.path.push(&name);
+                self.levels.push(Level::new(name));
+                return true;
+            }
+            self.levels.pop();
+            self.path.pop();
+        }
+        false
+    }
+}
+
 /// Files and directories in a directory. What vanishes meanwhile is left out.
-fn list(fs: &Fs, dir: &Path) -> Result<Vec<(PathBuf, Attr)>, FsError> {
-    let node = Held::resolve(fs, dir)?;
+fn list(fs: &Fs, dir: NodeId) -> Result<Vec<(OsString, Attr)>, FsError> {
     let open = OpenDir {
         fs,
-        fh: fs.opendir(node.id)?,
+        fh: fs.opendir(dir)?,
     };
     let (mut found, mut offset) = (Vec::new(), 0);
     loop {
@@ -117,9 +207,9 @@ fn list(fs: &Fs, dir: &Path) -> Result<Vec<(PathBuf, Attr)>, FsError> {
             if !wanted || entry.is_dot() {
                 continue;
             }
-            if let Ok((id, attr)) = fs.lookup(node.id, &entry.name) {
+            if let Ok((id, attr)) = fs.lookup(dir, &entry.name) {
                 fs.forget(id, 1);
-                found.push((dir.join(&entry.name), attr));
+                found.push((entry.name.clone(), attr));
             }
         }
     }

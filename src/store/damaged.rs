@@ -19,8 +19,9 @@ use super::archive::Archive;
 use super::attributes::copy_attributes;
 use super::error::StoreError;
 use super::names::{PRIVATE_DIR, SEGMENT_SUFFIX, escape};
-use super::relink::{self, FileId, KEPT_DIR, Name};
+use super::relink::{self, KEPT_DIR};
 use super::temp::TempFile;
+use super::tree::FileId;
 
 /// Ends the name of an original that is kept beside its file, before a number if it is not the first.
 const SUFFIX: &str = ".damaged";
@@ -253,7 +254,7 @@ pub fn replace(
     let kept = place.name(number);
     if let Some(archive) = archive {
         let file = escape(path.strip_prefix(archive.root()).unwrap_or(path));
-        let also = others.iter().map(|name| escape(&name.path)).collect();
+        let also = others.iter().map(|name| escape(name)).collect();
         let record = Record {
             file,
             also,
@@ -310,7 +311,7 @@ fn other_names(
     file: FileId,
     links: u64,
     archive: Option<&Archive>,
-) -> Result<Vec<Name>, StoreError> {
+) -> Result<Vec<PathBuf>, StoreError> {
     if links <= 1 {
         return Ok(Vec::new());
     }
@@ -320,7 +321,7 @@ fn other_names(
     let most = usize::try_from(links).unwrap_or(usize::MAX);
     let mut names = relink::names_of(archive.root_fd(), file, most)?;
     let found = names.len();
-    names.retain(|name| archive.root().join(&name.path) != path);
+    names.retain(|name| archive.root().join(name) != path);
     if found < most || names.len() == found {
         return Err(StoreError::NamesElsewhere {
             names: links,

@@ -21,6 +21,7 @@ pub mod seal;
 mod shown;
 mod start_cache;
 pub mod temp;
+mod tree;
 pub mod twins;
 pub mod usage;
 pub mod verify;

@@ -4,20 +4,18 @@
 //! the one that replaces it. Each name is changed atomically; a crash between two of them leaves the intent, and the next writer
 //! goes on from it before anything can be written under either.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::StoreError;
-use super::format;
 use super::names::{PRIVATE_DIR, SEGMENT_SUFFIX};
+use super::tree::{self, FileId, Folder, Next, Reach};
 
 /// Where damaged originals and intents are kept, below the private directory.
 pub(super) const KEPT_DIR: &str = "damaged";
@@ -28,27 +26,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// A file, whatever its names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FileId(u64, u64);
-
-impl FileId {
-    pub(super) fn of(stat: &Stat) -> FileId {
-        FileId(stat.st_dev, stat.st_ino)
-    }
-}
-
-/// A name that a file has.
-#[derive(Debug)]
-pub(super) struct Name {
-    folder: Arc<OwnedFd>,
-    name: OsString,
-    /// Below the archive's directory.
-    pub(super) path: PathBuf,
-}
-
-/// Names of `file` in the archive at `root`, of which no more than `most` are looked for. Those in its private directory and in
-/// archives below it are not its to change, and those that this process may not see are not found.
+/// Names of `file` in the archive at `root`, below it and sorted, of which no more than `most` are looked for. Those in its private
+/// directory and in archives below it are not its to change, and those that this process may not see are not found.
 ///
 /// # Errors
 /// I/O errors.
@@ -56,59 +35,27 @@ pub(super) fn names_of(
     root: BorrowedFd<'_>,
     file: FileId,
     most: usize,
-) -> Result<Vec<Name>, StoreError> {
+) -> Result<Vec<PathBuf>, StoreError> {
     let mut found = Vec::new();
-    let top = fs::openat(root, ".", DIRECTORY, Mode::empty());
-    let top = top.map_err(|e| StoreError::io(".")(e.into()))?;
-    look(Arc::new(top), Path::new(""), file, most, &mut found)?;
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    tree::walk(root, Reach::Own, &mut |folder| {
+        found.extend(names_in(folder, file).map(|name| folder.path.join(name)));
+        Ok(match found.len() >= most {
+            true => Next::End,
+            false => Next::Folder,
+        })
+    })?;
+    found.truncate(most);
+    found.sort();
     Ok(found)
 }
 
-fn look(
-    folder: Arc<OwnedFd>,
-    at: &Path,
-    file: FileId,
-    most: usize,
-    found: &mut Vec<Name>,
-) -> Result<(), StoreError> {
-    let fail = |path: &Path, e: Errno| StoreError::io(path)(e.into());
-    for entry in Dir::read_from(&*folder).map_err(|e| fail(at, e))? {
-        let entry = entry.map_err(|e| fail(at, e))?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        let path = at.join(name);
-        if found.len() >= most {
-            return Ok(());
-        }
-        if name == "." || name == ".." || name == PRIVATE_DIR {
-            continue;
-        }
-        let stat = match fs::statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT | Errno::ACCESS) => continue,
-            Err(e) => return Err(fail(&path, e)),
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile if FileId::of(&stat) == file => found.push(Name {
-                folder: Arc::clone(&folder),
-                name: name.to_os_string(),
-                path,
-            }),
-            FileType::Directory => match fs::openat(&*folder, name, DIRECTORY, Mode::empty()) {
-                Ok(inner) if is_other_archive(inner.as_fd()) => {}
-                Ok(inner) => look(Arc::new(inner), &path, file, most, found)?,
-                Err(Errno::NOENT | Errno::ACCESS | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(e) => return Err(fail(&path, e)),
-            },
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn is_other_archive(folder: BorrowedFd<'_>) -> bool {
-    fs::openat(folder, PRIVATE_DIR, DIRECTORY, Mode::empty())
-        .is_ok_and(|private| format::is_private_dir(private.as_fd()))
+fn names_in<'a>(folder: &'a Folder<'_>, file: FileId) -> impl Iterator<Item = &'a OsStr> {
+    let is_it = move |stat: &Stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && FileId::of(stat) == file
+    };
+    let all = folder.entries.iter();
+    all.filter(move |(_, stat)| is_it(stat))
+        .map(|(name, _)| name.as_os_str())
 }
 
 /// The name under which the file that replaces original `number` waits.
@@ -168,29 +115,50 @@ pub(super) fn finish(
     };
     let temp_dir = fs::openat(private, TEMP_DIR, DIRECTORY, Mode::empty());
     let temp_dir = temp_dir.map_err(|e| StoreError::io(PRIVATE_DIR)(e.into()))?;
-    let names = names_of(root, FileId::of(&original), usize::MAX)?;
-    let mut folders = BTreeSet::new();
-    for (at, name) in names.iter().enumerate() {
-        let fail = |e: Errno| StoreError::UnfinishedRepair {
-            path: name.path.clone(),
-            source: e.into(),
-        };
-        let temp = format!("{number}-{at}.relink");
-        fs::linkat(kept, &intent, &temp_dir, &temp, AtFlags::empty()).map_err(fail)?;
-        if let Err(e) = fs::renameat(&temp_dir, &temp, &*name.folder, &name.name) {
-            let _ = fs::unlinkat(&temp_dir, &temp, AtFlags::empty());
-            return Err(fail(e));
+    let file = FileId::of(&original);
+    // One more is the original's own.
+    let most = usize::try_from(original.st_nlink.saturating_sub(1)).unwrap_or(usize::MAX);
+    let mut names = Vec::new();
+    tree::walk(root, Reach::Own, &mut |folder| {
+        let before = names.len();
+        for name in names_in(folder, file) {
+            let path = folder.path.join(name);
+            replace(kept, &intent, temp_dir.as_fd(), folder.dir, name).map_err(|e| {
+                StoreError::UnfinishedRepair {
+                    path: path.clone(),
+                    source: e.into(),
+                }
+            })?;
+            names.push(path);
         }
-        folders.insert(name.path.parent().unwrap_or(Path::new("")).to_path_buf());
-    }
-    for name in &names {
-        if folders.remove(name.path.parent().unwrap_or(Path::new(""))) {
-            fs::fsync(&*name.folder).map_err(|e| StoreError::io(&name.path)(e.into()))?;
+        if names.len() > before {
+            fs::fsync(folder.dir).map_err(|e| StoreError::io(folder.path)(e.into()))?;
         }
-    }
+        Ok(match names.len() >= most {
+            true => Next::End,
+            false => Next::Folder,
+        })
+    })?;
+    names.sort();
     fs::unlinkat(kept, &intent, AtFlags::empty()).map_err(in_private(intent.as_os_str()))?;
     fs::fsync(kept).map_err(in_private(""))?;
-    Ok(names.into_iter().map(|name| name.path).collect())
+    Ok(names)
+}
+
+/// Gives one name to the file that waits as `intent`, in one step.
+fn replace(
+    kept: BorrowedFd<'_>,
+    intent: &OsStr,
+    temp_dir: BorrowedFd<'_>,
+    folder: BorrowedFd<'_>,
+    name: &OsStr,
+) -> Result<(), Errno> {
+    let mut temp = intent.to_os_string();
+    temp.push(".relink");
+    fs::linkat(kept, intent, temp_dir, &temp, AtFlags::empty())?;
+    fs::renameat(temp_dir, &temp, folder, name).inspect_err(|_| {
+        let _ = fs::unlinkat(temp_dir, &temp, AtFlags::empty());
+    })
 }
 
 fn in_private(name: impl AsRef<OsStr>) -> impl Fn(Errno) -> StoreError {

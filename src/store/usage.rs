@@ -1,16 +1,18 @@
 //! Which models and primers an archive needs, proven by looking through all of it; and removing those that it does not.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::{self, FileType, Mode, OFlags};
 
 use super::archive::{Access, Archive};
 use super::damaged;
 use super::error::StoreError;
 use super::library::Thing;
-use super::names::{self, Kind, PRIVATE_DIR};
+use super::names::{self, Kind};
+use super::tree::{self, Next, Reach};
 use crate::segment::{Segment, StartEntry};
 
 /// Models and primers of which the archive has a copy and that none of its segments names, damaged originals included.
@@ -47,29 +49,28 @@ pub fn prune(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
 /// Every model and primer that a segment of the archive names.
 fn needed(archive: &Archive) -> Result<BTreeSet<Thing>, StoreError> {
     let mut needed = BTreeSet::new();
-    let mut folders = vec![archive.root().to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let fail = |e: io::Error| StoreError::io(&folder)(e);
-        for entry in fs::read_dir(&folder).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let (name, kind) = (entry.file_name(), entry.file_type().map_err(fail)?);
-            if kind.is_dir() {
-                let private = name == PRIVATE_DIR && folder == archive.root();
-                folders.extend((!private).then(|| entry.path()));
-            } else if kind.is_file() && names::logical_name(&name, true).1 == Kind::Segment {
-                names_of(&entry.path(), &mut needed)?;
+    tree::walk(archive.root_fd(), Reach::All, &mut |folder| {
+        for (name, stat) in folder.entries {
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if is_file && names::logical_name(name, true).1 == Kind::Segment {
+                let path = archive.root().join(folder.path).join(name);
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = fs::openat(folder.dir, name, flags, Mode::empty());
+                let file = file.map_err(|e| StoreError::io(&path)(e.into()))?;
+                names_of(file.into(), &path, &mut needed)?;
             }
         }
-    }
+        Ok(Next::Folder)
+    })?;
     for original in damaged::kept_in(archive)? {
-        names_of(&original.path, &mut needed)?;
+        let file = File::open(&original.path).map_err(StoreError::io(&original.path))?;
+        names_of(file, &original.path, &mut needed)?;
     }
     Ok(needed)
 }
 
 /// Adds what a segment names: all of its table of models, of which some may be named by no block any more.
-fn names_of(path: &Path, needed: &mut BTreeSet<Thing>) -> Result<(), StoreError> {
-    let file = File::open(path).map_err(StoreError::io(path))?;
+fn names_of(file: File, path: &Path, needed: &mut BTreeSet<Thing>) -> Result<(), StoreError> {
     let segment = Segment::open(Arc::new(file)).map_err(|e| match e {
         crate::segment::SegmentError::Io(e) => StoreError::io(path)(e),
         damage if damage.is_damage() => StoreError::Unclear(path.to_path_buf()),

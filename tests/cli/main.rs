@@ -7,6 +7,7 @@ mod cat;
 mod common;
 mod compress;
 mod decompress;
+mod deep;
 mod demo;
 mod full_disk;
 mod help;
