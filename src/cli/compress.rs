@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::files::{
-    BlockCounts, Destination, Input, Models, NewFile, for_each_path, with_path, worker_threads,
+    BlockCounts, Destination, Fate, Input, Models, NewFile, for_each_path, with_path,
+    worker_threads,
 };
 use super::mount::parse_block_size;
 use super::{CliError, Outcome, Progress, percent, print_json};
@@ -27,19 +28,20 @@ const DEFAULT_BLOCK_SIZE: &str = "64K";
 ///
 /// Every FILE becomes one segment, FILE.vortex, from which any part can be read without decoding the rest (`vortex-fs cat
 /// --range`). Owner, mode, times and extended attributes are kept. The original is removed after the segment
-/// was read back, compared with it and synced, with -o too; -k keeps it. Without FILE, or with -, standard input is compressed to
+/// was read back, compared with it and synced; -k and -o keep it. Without FILE, or with -, standard input is compressed to
 /// standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vortex-compress march.csv                   march.csv becomes march.csv.vortex
   vortex-compress -k --block-size 1M *.bin    keep the originals, compress in larger blocks
+  vortex-compress -o /backup/a.vortex a.csv   a.csv stays; with --rm it is removed
   tar c logs | vortex-compress > logs.tar.vortex")]
 pub(crate) struct Args {
     /// Files to compress; - is standard input
     #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
     files: Vec<PathBuf>,
-    /// Write to OUT instead of FILE.vortex; - is standard output
+    /// Write to OUT instead of FILE.vortex and keep FILE; - is standard output
     #[arg(short, long, value_name = "OUT", conflicts_with = "stdout")]
     output: Option<PathBuf>,
     /// Model to compress with: a name that `vortex-fs profiles` lists, a .safetensors file, or `none`
@@ -62,10 +64,13 @@ pub(crate) struct Args {
     /// Keep the original files
     #[arg(short, long)]
     keep: bool,
+    /// Remove the original files with -o, too
+    #[arg(long, conflicts_with_all = ["keep", "stdout"])]
+    rm: bool,
     /// Write to standard output and keep the original files
     #[arg(short = 'c', long)]
     stdout: bool,
-    /// Overwrite existing files; compress files that end in .vortex or have several names
+    /// Overwrite existing files; compress files that end in .vortex, have several names, or extended attributes that get lost
     #[arg(short, long)]
     force: bool,
     /// Print sizes as JSON, one list entry for every file
@@ -91,6 +96,12 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     if args.output.is_some() && args.files.len() > 1 {
         return Err(CliError::failed("-o takes one input file")
             .remedy("compress the files one by one, or without -o"));
+    }
+    if args.rm && args.to_stdout(&args.files) {
+        return Err(CliError::failed(
+            "nothing is removed for what goes to standard output, where it may get lost",
+        )
+        .remedy("name a file with -o"));
     }
     if args.json && args.to_stdout(&args.files) {
         return Err(
@@ -118,6 +129,15 @@ impl Args {
                 None => files.iter().any(|file| file == dash),
             }
     }
+
+    /// What becomes of the original.
+    fn fate(&self, input: &Input) -> Fate {
+        let keeps = self.keep || input.is_stdin() || (self.output.is_some() && !self.rm);
+        match keeps {
+            true => Fate::Kept,
+            false => Fate::Removed { force: self.force },
+        }
+    }
 }
 
 fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
@@ -142,20 +162,16 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         return Ok(row(&input, Path::new("-"), &report, profile.as_ref(), args));
     }
     let input = Input::open(path)?;
-    let removes = !args.keep && !input.is_stdin();
-    if removes {
-        input.check_removable(args.force)?;
-    }
+    let fate = args.fate(&input);
     let destination = Destination {
         path: output_path(path, args)?,
         replace: args.force,
     };
-    destination.check()?;
+    destination.check(&input, fate)?;
     let models = Models::around(destination.folder(), Access::Write)?;
-    let _lock = if removes {
-        models.lock_also(path)?
-    } else {
-        None
+    let _lock = match fate {
+        Fate::Removed { .. } => models.lock_also(path)?,
+        Fate::Kept => None,
     };
     let profile = models.profile_or_none(&args.profile)?;
     let new = NewFile::for_destination(&destination)?;
@@ -164,11 +180,7 @@ fn compress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         let stored = models.library().models().store(profile);
         stored.map_err(with_path(path))?;
     }
-    input.check_unchanged()?;
-    new.publish(&input, destination.replace)?;
-    if removes {
-        input.remove()?;
-    }
+    new.succeed(&input, &destination, fate)?;
     let row = row(&input, &destination.path, &report, profile.as_ref(), args);
     log::info!(
         "{} -> {}: {} -> {} bytes ({})",

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::files::{
-    Destination, Input, Models, NewFile, decode_range, decode_whole, for_each_path, with_path,
-    worker_threads,
+    Destination, Fate, Input, Models, NewFile, decode_range, decode_whole, for_each_path,
+    with_path, worker_threads,
 };
 use super::{CliError, Outcome, Progress, Range, print_json};
 use crate::store::names::{self, Kind};
@@ -18,7 +18,7 @@ use crate::store::{Access, Archive, BlockSource, SegmentReader};
 /// Decompress FILE.vortex back to FILE, and remove the segments once that is safe
 ///
 /// Every block is checked before FILE appears. Owner, mode, times and extended attributes are kept. The segment is removed
-/// after the file was synced, with -o too; -k keeps it. Without FILE, or with -, standard input is decompressed to standard output.
+/// after the file was synced; -k and -o keep it. Without FILE, or with -, standard input is decompressed to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Segments to decompress; - is standard input
     #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
     files: Vec<PathBuf>,
-    /// Write to OUT instead of FILE without .vortex; - is standard output
+    /// Write to OUT instead of FILE without .vortex and keep the segment; - is standard output
     #[arg(short, long, value_name = "OUT", conflicts_with = "stdout")]
     output: Option<PathBuf>,
     /// A model file that the segments need, if it is neither built in nor in an archive around them
@@ -44,10 +44,13 @@ pub(crate) struct Args {
     /// Keep the segments
     #[arg(short, long)]
     keep: bool,
+    /// Remove the segments with -o, too
+    #[arg(long, conflicts_with_all = ["keep", "stdout"])]
+    rm: bool,
     /// Write to standard output and keep the segments
     #[arg(short = 'c', long)]
     stdout: bool,
-    /// Overwrite existing files; remove segments that have several names
+    /// Overwrite existing files; remove segments that have several names or extended attributes that get lost
     #[arg(short, long)]
     force: bool,
     /// Print sizes as JSON, one list entry for every file
@@ -66,6 +69,12 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     if args.output.is_some() && args.files.len() > 1 {
         return Err(CliError::failed("-o takes one input file")
             .remedy("decompress the files one by one, or without -o"));
+    }
+    if args.rm && args.files.iter().any(|file| args.to_stdout(file)) {
+        return Err(CliError::failed(
+            "nothing is removed for what goes to standard output, where it may get lost",
+        )
+        .remedy("name a file with -o"));
     }
     if args.json && args.files.iter().any(|file| args.to_stdout(file)) {
         return Err(
@@ -88,6 +97,15 @@ impl Args {
     fn to_stdout(&self, file: &Path) -> bool {
         let dash = Path::new("-");
         self.stdout || self.output.as_deref().unwrap_or(file) == dash
+    }
+
+    /// What becomes of a segment.
+    fn fate(&self, input: &Input) -> Fate {
+        let keeps = self.keep || input.is_stdin() || (self.output.is_some() && !self.rm);
+        match keeps {
+            true => Fate::Kept,
+            false => Fate::Removed { force: self.force },
+        }
     }
 }
 
@@ -114,31 +132,23 @@ fn decompress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
             logical: reader.len(),
         });
     }
-    let removes = !args.keep && !input.is_stdin();
-    if removes {
-        input.check_removable(args.force)?;
-    }
+    let fate = args.fate(&input);
     let destination = Destination {
         path: output_path(path, args)?,
         replace: args.force,
     };
-    destination.check()?;
+    destination.check(&input, fate)?;
     let around = Models::around(destination.folder(), Access::Write)?;
-    let _lock = if removes {
-        around.lock_also(path)?
-    } else {
-        None
+    let _lock = match fate {
+        Fate::Removed { .. } => around.lock_also(path)?,
+        Fate::Kept => None,
     };
     let models = models_of(&input, args)?;
     let reader = open(&input, &models)?;
     let new = NewFile::for_destination(&destination)?;
     let progress = Progress::bytes(input.path.display().to_string(), reader.len());
     decode_whole(&reader, new.temp().file(), jobs, &progress)?;
-    input.check_unchanged()?;
-    new.publish(&input, destination.replace)?;
-    if removes {
-        input.remove()?;
-    }
+    new.succeed(&input, &destination, fate)?;
     Ok(Row {
         source: input.path.display().to_string(),
         output: destination.path.display().to_string(),

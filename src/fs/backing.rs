@@ -187,7 +187,13 @@ pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &Fil
         }
     }
     super::xattr::copy_all(&from.proc_path(), to)?;
-    fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let now = fs::fstat(to)?;
+    let mode = match (now.st_uid, now.st_gid) == (stat.st_uid, stat.st_gid) {
+        true => stat.st_mode & 0o7777,
+        // Another owner's rights must not be lent to whoever runs it.
+        false => stat.st_mode & 0o1777,
+    };
+    fs::fchmod(to, Mode::from_raw_mode(mode))?;
     let [atime, _, _] = super::attr::times(stat);
     let times = Timestamps {
         last_access: timespec(atime),

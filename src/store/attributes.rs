@@ -10,16 +10,34 @@ use rustix::fs::{
     Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
     fsetxattr, futimens,
 };
+use rustix::io::Errno;
 
 /// Largest list of names and largest value of extended attributes that Linux knows.
 const MAX_XATTR: usize = 1 << 16;
 const SET_ID_BITS: u32 = 0o6000;
 
-/// Gives `to` the attributes of `from`; answers whether it now has all of them.
+/// Attributes of a file that another could not be given.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Its owner or group, and with them the bits that lend their rights to whoever runs it.
+    pub owner: bool,
+    /// Why extended attributes are missing, and the name of the first.
+    pub xattr: Option<(String, io::Error)>,
+}
+
+impl Lost {
+    /// Whether it has all of them.
+    #[must_use]
+    pub fn nothing(&self) -> bool {
+        !self.owner && self.xattr.is_none()
+    }
+}
+
+/// Gives `to` the attributes of `from`; answers which it could not be given.
 ///
 /// # Errors
 /// Mode or times can not be set.
-pub fn copy_attributes(from: &File, to: &File) -> io::Result<bool> {
+pub fn copy_attributes(from: &File, to: &File) -> io::Result<Lost> {
     let meta = from.metadata()?;
     let mut mode = meta.mode() & 0o7777;
     let owner = copy_owner(&meta, to);
@@ -28,7 +46,7 @@ pub fn copy_attributes(from: &File, to: &File) -> io::Result<bool> {
         mode &= !SET_ID_BITS;
     }
     fchmod(to, Mode::from_raw_mode(mode))?;
-    let xattrs = copy_xattrs(from, to);
+    let xattr = copy_xattrs(from, to).err();
     let time = |sec, nsec| Timespec {
         tv_sec: sec,
         tv_nsec: nsec,
@@ -38,7 +56,10 @@ pub fn copy_attributes(from: &File, to: &File) -> io::Result<bool> {
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
     };
     futimens(to, &times)?;
-    Ok(owner && xattrs)
+    Ok(Lost {
+        owner: !owner,
+        xattr,
+    })
 }
 
 /// Gives `to` the mode of a file that the user creates by ordinary means.
@@ -62,36 +83,39 @@ fn copy_owner(meta: &std::fs::Metadata, to: &File) -> bool {
         .is_ok_and(|now| now.uid() == meta.uid() && now.gid() == meta.gid())
 }
 
-/// Whether all extended attributes were copied.
-fn copy_xattrs(from: &File, to: &File) -> bool {
+/// Copies all extended attributes that it can.
+///
+/// # Errors
+/// Why one could not be copied, and its name; empty if not even the names can be read.
+fn copy_xattrs(from: &File, to: &File) -> Result<(), (String, io::Error)> {
     let mut names = vec![0; MAX_XATTR];
     let len = match flistxattr(from, &mut names) {
         Ok(len) => len,
-        Err(e) => return e == rustix::io::Errno::NOTSUP,
+        Err(Errno::NOTSUP) => return Ok(()),
+        Err(e) => return Err((String::new(), e.into())),
     };
-    let mut all = true;
-    let mut value = vec![0; MAX_XATTR];
-    for name in names
-        .get(..len)
-        .unwrap_or_default()
-        .split(|&b| b == 0)
-        .filter(|n| !n.is_empty())
-    {
-        let copied = fgetxattr(from, name, &mut value).and_then(|len| {
-            fsetxattr(
-                to,
-                name,
-                value.get(..len).unwrap_or_default(),
-                XattrFlags::empty(),
-            )
-        });
-        if let Err(error) = copied {
-            log::debug!(
-                "extended attribute {}: {error}",
-                String::from_utf8_lossy(name)
-            );
-            all = false;
+    let names = names.get(..len).unwrap_or_default().split(|&b| b == 0);
+    let mut result = Ok(());
+    for name in names.filter(|name| !name.is_empty()) {
+        if let Err(e) = copy_xattr(from, to, name)
+            && result.is_ok()
+        {
+            result = Err((String::from_utf8_lossy(name).into_owned(), e.into()));
         }
     }
-    all
+    result
+}
+
+fn copy_xattr(from: &File, to: &File, name: &[u8]) -> Result<(), Errno> {
+    let mut value = vec![0; MAX_XATTR];
+    let len = fgetxattr(from, name, &mut value)?;
+    value.truncate(len);
+    fsetxattr(to, name, &value, XattrFlags::empty()).or_else(|e| {
+        // What the system gives every file here, such as a security label, need not be set.
+        let mut there = vec![0; MAX_XATTR];
+        match fgetxattr(to, name, &mut there) {
+            Ok(len) if there.get(..len) == Some(&value) => Ok(()),
+            _ => Err(e),
+        }
+    })
 }

@@ -243,7 +243,8 @@ pub fn replace(
         stat.st_nlink - u64::from(before.is_some()),
         archive,
     )?;
-    if !copy_attributes(original, repaired.file()).map_err(fail())? {
+    let lost = copy_attributes(original, repaired.file()).map_err(fail())?;
+    if !lost.nothing() {
         return Err(StoreError::Attributes);
     }
     repaired.file().sync_all().map_err(fail())?;

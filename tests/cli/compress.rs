@@ -60,16 +60,118 @@ fn keep_output_and_stdout_leave_the_original() {
 }
 
 #[test]
-fn output_to_another_name_removes_the_original() {
+fn output_to_another_name_keeps_the_original_unless_told_to_remove_it() {
     let (dir, path) = with_file("a.csv", &csv(100));
-    run(
-        vortex_compress()
-            .arg("-o")
-            .arg(dir.path().join("b.vortex"))
-            .arg(&path),
-        GOOD,
+    let out = dir.path().join("b.vortex");
+    run(vortex_compress().arg("-o").arg(&out).arg(&path), GOOD);
+    assert_eq!(names_in(dir.path()), ["a.csv", "b.vortex"]);
+    let back = dir.path().join("c.csv");
+    run(vortex_decompress().arg("-o").arg(&back).arg(&out), GOOD);
+    assert_eq!(names_in(dir.path()), ["a.csv", "b.vortex", "c.csv"]);
+    assert_eq!(fs::read(&back).unwrap(), csv(100));
+    let (segment, plain) = (dir.path().join("d"), dir.path().join("e"));
+    let rm = ["--rm", "-o"];
+    run(vortex_compress().args(rm).arg(&segment).arg(&path), GOOD);
+    assert_eq!(names_in(dir.path()), ["b.vortex", "c.csv", "d"]);
+    run(vortex_decompress().args(rm).arg(&plain).arg(&segment), GOOD);
+    assert_eq!(names_in(dir.path()), ["b.vortex", "c.csv", "e"]);
+    assert_eq!(fs::read(&plain).unwrap(), csv(100));
+    // A stream may lose what it is given.
+    let to_stream = ["--rm", "-o", "-"];
+    for command in [
+        vortex_compress().args(to_stream).arg(&plain),
+        vortex_decompress().args(to_stream).arg(&out),
+    ] {
+        let line = complaint(command, FAILED);
+        assert!(line.contains("nothing is removed"), "{line}");
+    }
+    assert_eq!(names_in(dir.path()), ["b.vortex", "c.csv", "e"]);
+}
+
+#[test]
+fn the_input_is_never_its_own_output() {
+    let content = csv(100);
+    let (dir, path) = with_file("a.csv", &content);
+    let segment = dir.path().join("b.vortex");
+    run(vortex_compress().arg("-o").arg(&segment).arg(&path), GOOD);
+    let stored = fs::read(&segment).unwrap();
+    let detour = |path: &std::path::Path| dir.path().join(".").join(path.file_name().unwrap());
+    for args in [&["-f"][..], &["-f", "-k"], &["-f", "--rm"], &[]] {
+        for out in [path.clone(), detour(&path)] {
+            let mut command = vortex_compress();
+            let line = complaint(command.args(args).arg("-o").arg(out).arg(&path), FAILED);
+            assert!(line.contains("is the input itself"), "{line}");
+        }
+        for out in [segment.clone(), detour(&segment)] {
+            let mut command = vortex_decompress();
+            let line = complaint(command.args(args).arg("-o").arg(out).arg(&segment), FAILED);
+            assert!(line.contains("is the input itself"), "{line}");
+        }
+    }
+    assert_eq!(names_in(dir.path()), ["a.csv", "b.vortex"]);
+    assert_eq!(fs::read(&path).unwrap(), content);
+    assert_eq!(fs::read(&segment).unwrap(), stored);
+}
+
+#[test]
+fn an_original_is_not_removed_while_only_it_has_all_of_its_attributes() {
+    use std::os::unix::process::CommandExt;
+    if !is_root() {
+        return skip("needs root to set attributes that the owner of a file may not");
+    }
+    const USER: u32 = 65_534;
+    let content = csv(100);
+    let (dir, path) = with_file("a.csv", &content);
+    let program = dir.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_vortex-fs"), &program).unwrap();
+    for own in [dir.path(), &path] {
+        std::os::unix::fs::chown(own, Some(USER), Some(USER)).unwrap();
+    }
+    // Nobody but root may give a file capabilities; these are version 2 and none.
+    let capabilities = [&[0, 0, 0, 2][..], &[0; 16]].concat();
+    let give = |path: &std::path::Path| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, "security.capability", &capabilities, flags)
+    };
+    if give(&path).is_err() {
+        return skip("no capabilities of files here");
+    }
+    let user = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command
+            .args(args)
+            .uid(USER)
+            .gid(USER)
+            .current_dir(dir.path());
+        command
+    };
+    let files = |there: &[&str]| {
+        let all = [there, &["program"]].concat();
+        assert_eq!(names_in(dir.path()), all);
+    };
+    let line = complaint(&mut user(&["compress", "a.csv"]), FAILED);
+    assert!(
+        line.contains("a.csv: its extended attribute security.capability can not be kept: ")
+            && line.contains("use -k to keep the original, or -f to lose"),
+        "{line}"
     );
-    assert_eq!(names_in(dir.path()), ["b.vortex"]);
+    files(&["a.csv"]);
+    assert!(complaint(&mut user(&["compress", "-k", "a.csv"]), GOOD).contains("can not be kept"));
+    files(&["a.csv", "a.csv.vortex"]);
+    assert!(complaint(&mut user(&["compress", "-f", "a.csv"]), GOOD).contains("can not be kept"));
+    files(&["a.csv.vortex"]);
+    give(&dir.path().join("a.csv.vortex")).unwrap();
+    let line = complaint(&mut user(&["decompress", "a.csv.vortex"]), FAILED);
+    assert!(line.contains("can not be kept: "), "{line}");
+    files(&["a.csv.vortex"]);
+    let line = complaint(&mut user(&["decompress", "-f", "a.csv.vortex"]), GOOD);
+    assert!(line.contains("can not be kept: "), "{line}");
+    files(&["a.csv"]);
+    assert_eq!(fs::read(&path).unwrap(), content);
+    // Without such an attribute nothing is said.
+    let quiet = run(&mut user(&["compress", "a.csv"]), GOOD);
+    assert!(quiet.stderr.is_empty(), "{quiet:?}");
+    files(&["a.csv.vortex"]);
 }
 
 #[test]

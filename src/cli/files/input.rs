@@ -94,7 +94,7 @@ impl Input {
     ///
     /// # Errors
     /// A symbolic link; with `force` not given, also a file with several names.
-    pub fn check_removable(&self, force: bool) -> Result<(), CliError> {
+    pub(super) fn check_removable(&self, force: bool) -> Result<(), CliError> {
         let Some(before) = &self.before else {
             return Ok(());
         };
@@ -135,14 +135,22 @@ impl Input {
         )
     }
 
-    /// Removes the named file; does nothing for standard input.
+    /// Whether `path` is a name of this file.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let id = |m: &Metadata| (m.dev(), m.ino());
+        let named = std::fs::symlink_metadata(path);
+        named.is_ok_and(|named| self.before.as_ref().is_some_and(|b| id(b) == id(&named)))
+    }
+
+    /// Removes the named file, if it is still what was read; does nothing for standard input.
     ///
     /// # Errors
-    /// I/O errors.
+    /// It was changed, or another file has its name now; I/O errors.
     pub fn remove(&self) -> Result<(), CliError> {
         if self.is_stdin() {
             return Ok(());
         }
+        self.check_unchanged()?;
         std::fs::remove_file(&self.path).map_err(|e| {
             CliError::io(&self.path, &e)
                 .remedy("the new file is complete; remove the old one by hand")

@@ -13,7 +13,7 @@ pub use decode::{decode_range, decode_whole};
 pub use failure::{block_failure, store_failure, with_path};
 pub use input::Input;
 pub use models::Models;
-pub use new_file::{Destination, NewFile};
+pub use new_file::{Destination, Fate, NewFile};
 pub use walk::{Found, walk};
 
 use std::path::{Path, PathBuf};

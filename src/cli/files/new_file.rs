@@ -11,9 +11,21 @@ use std::path::{Path, PathBuf};
 
 use super::Input;
 use crate::cli::signals::UnfinishedFile;
-use crate::cli::{CliError, make_removed_if_killed};
+use crate::cli::{CliError, make_removed_if_killed, warn};
 use crate::store::TempFile;
-use crate::store::attributes::{copy_attributes, set_default_mode};
+use crate::store::attributes::{Lost, copy_attributes, set_default_mode};
+
+/// What becomes of a file when its successor is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Kept,
+    /// It is removed.
+    Removed {
+        /// Although it has other names, or extended attributes that can not be kept.
+        force: bool,
+    },
+}
 
 /// Where a new file goes, and whether it may replace another.
 #[derive(Debug)]
@@ -28,12 +40,19 @@ impl Destination {
     /// Refuses at once what would be refused in the end.
     ///
     /// # Errors
-    /// The name is taken and may not be replaced, or is a directory.
-    pub fn check(&self) -> Result<(), CliError> {
+    /// The name is taken and may not be replaced, is a directory, or leads to `source` itself; `source` can not be removed without
+    /// surprise.
+    pub fn check(&self, source: &Input, fate: Fate) -> Result<(), CliError> {
+        if let Fate::Removed { force } = fate {
+            source.check_removable(force)?;
+        }
         match std::fs::symlink_metadata(&self.path) {
             Ok(there) if there.is_dir() => Err(CliError::failed("is a directory")
                 .on(&self.path)
                 .remedy("name the new file with -o")),
+            Ok(_) if source.is_at(&self.path) => Err(CliError::failed("is the input itself")
+                .on(&self.path)
+                .remedy("name another file with -o")),
             Ok(_) if !self.replace => Err(taken(&self.path)),
             _ => Ok(()),
         }
@@ -49,7 +68,7 @@ impl Destination {
     }
 }
 
-/// A file in the making. Dropping it without [`NewFile::publish`] removes it.
+/// A file in the making. Dropping it without [`NewFile::succeed`] removes it.
 #[derive(Debug)]
 pub struct NewFile {
     temp: TempFile,
@@ -96,11 +115,51 @@ impl NewFile {
         &self.temp
     }
 
-    /// Gives the file the attributes of `source`, syncs it, puts it under its name, and syncs the directory.
+    /// Puts the file in the place of `source`: gives it its attributes, syncs it, puts it under its name, syncs the directory, and
+    /// then removes `source` if that is its `fate`.
     ///
     /// # Errors
-    /// The name is taken and may not be replaced; I/O errors. Nothing is left then.
-    pub fn publish(self, source: &Input, replace: bool) -> Result<(), CliError> {
+    /// `source` was changed meanwhile, or would be removed although extended attributes of it can not be kept; the name is taken and may
+    /// not be replaced; I/O errors. Nothing is left then, and `source` is there.
+    pub fn succeed(
+        self,
+        source: &Input,
+        destination: &Destination,
+        fate: Fate,
+    ) -> Result<(), CliError> {
+        let fail = |e: io::Error| CliError::io(&self.path, &e);
+        let file = self.temp.file();
+        let lost = match source.is_stdin() {
+            true => set_default_mode(file).map(|()| Lost::default()),
+            false => copy_attributes(&source.file, file),
+        };
+        let lost = lost.map_err(fail)?;
+        if let Some((name, error)) = &lost.xattr {
+            let why = format!("its extended attribute {name} can not be kept: {error}");
+            match fate {
+                Fate::Removed { force: false } => {
+                    return Err(CliError::failed(why)
+                        .on(&source.path)
+                        .remedy("use -k to keep the original, or -f to lose what only it has"));
+                }
+                _ => warn(CliError::failed(why).on(&source.path)),
+            }
+        }
+        if lost.owner && matches!(fate, Fate::Removed { .. }) {
+            let why = "its owner and group can not be kept; it is yours now";
+            warn(CliError::failed(why).on(&source.path));
+        }
+        file.sync_all().map_err(fail)?;
+        source.check_unchanged()?;
+        self.publish(destination.replace)?;
+        match fate {
+            Fate::Kept => Ok(()),
+            Fate::Removed { .. } => source.remove(),
+        }
+    }
+
+    /// Puts the file, which is synced, under its name, and syncs the directory.
+    fn publish(self, replace: bool) -> Result<(), CliError> {
         let NewFile {
             temp,
             folder,
@@ -108,14 +167,6 @@ impl NewFile {
             _guard,
         } = self;
         let fail = |e: io::Error| CliError::io(&path, &e);
-        let file = temp.file();
-        let set = if source.is_stdin() {
-            set_default_mode(file)
-        } else {
-            copy_attributes(&source.file, file).map(drop)
-        };
-        set.map_err(fail)?;
-        file.sync_all().map_err(fail)?;
         let name = path.file_name().map(OsString::from).unwrap_or_default();
         let placed = if replace {
             temp.rename_to(folder.as_fd(), &name)
