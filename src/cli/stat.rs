@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::files::{BlockCounts, for_each_path, walk, with_path};
 use super::{CliError, Outcome, print, print_json, ratio, show_bytes, warn};
 use crate::segment::{Form, Segment, StartEntry, Storage};
-use crate::store::StoreError;
 use crate::store::names::{self, Kind};
+use crate::store::{StoreError, open_regular};
 
 /// Show sizes, ratio, codecs, models and primers of segments or of whole directories
 ///
@@ -114,7 +114,11 @@ fn file_figures(path: &Path, is_segment: bool) -> Result<Figures, CliError> {
         ..Figures::default()
     };
     if is_segment {
-        let file = File::open(path).map_err(fail)?;
+        let file = match path.is_symlink() {
+            true => File::open(path),
+            false => open_regular(path),
+        };
+        let file = file.map_err(fail)?;
         let with_path = with_path(path);
         read_index(file, &mut figures).map_err(|e| with_path(StoreError::from(e)))?;
     } else {

@@ -19,7 +19,7 @@ use super::room::{Group, Plan};
 use super::settled::Settled;
 use super::status::{self, IdleState};
 use super::tally::Tally;
-use super::walk::{Target, walk};
+use super::walk::{PassedOver, Target, walk};
 use super::{Defaults, Direction, PackError};
 use crate::fs::{Fs, NodeId};
 use crate::store::Cancel;
@@ -196,9 +196,9 @@ impl Packer {
             .unwrap_or_else(|| Settled::load(fs.archive(), &encoder.told_apart_by()));
         settled.look();
         let mut all = true;
-        let mut failed = |dir: &std::path::Path, e: &crate::fs::FsError| {
-            log::debug!("{}: {e}", dir.display());
-            all = false;
+        let mut failed = |dir: &std::path::Path, why: &PassedOver| {
+            log::debug!("{}: {why}", dir.display());
+            all &= matches!(why, PassedOver::OtherArchive);
         };
         let found = walk(&fs, &[PathBuf::new()], &shared.cancel, &mut failed);
         let found = match found {

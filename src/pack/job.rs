@@ -10,9 +10,9 @@ use super::file::{Encoder, How, decode_file, encode_file};
 use super::primers::{Choice, choose};
 use super::protocol::{Event, FileOutcome, FileReport, Job, Summary, escape, unescape};
 use super::room::{Group, Plan};
-use super::walk::{Target, walk};
+use super::walk::{PassedOver, Target, walk};
 use super::{Defaults, Direction, PackError};
-use crate::fs::{Fs, FsError};
+use crate::fs::Fs;
 use crate::segment::DEFAULT_BLOCK;
 use crate::store::Cancel;
 
@@ -62,8 +62,8 @@ pub fn run(
         say(Event::File(report));
     };
     let paths: Vec<PathBuf> = job.paths.iter().map(|p| unescape(p)).collect();
-    let mut unreadable = |dir: &Path, error: &FsError| report(unreadable(dir, error));
-    let targets = walk(fs, &paths, cancel, &mut unreadable)?;
+    let mut passed_over = |dir: &Path, why: &PassedOver| report(passed_over(dir, why));
+    let targets = walk(fs, &paths, cancel, &mut passed_over)?;
     let is_large = large_with(threads, encoder.as_ref());
     let needed = match (direction, job.dry_run) {
         // It only adds up.
@@ -126,15 +126,14 @@ fn units(target: &Target, direction: Direction) -> u64 {
     }
 }
 
-fn unreadable(dir: &Path, error: &FsError) -> FileReport {
+fn passed_over(dir: &Path, why: &PassedOver) -> FileReport {
     FileReport {
         path: escape(dir),
-        outcome: if error.is_damage() {
-            FileOutcome::Damaged
-        } else {
-            FileOutcome::Failed
+        outcome: match why {
+            PassedOver::Unreadable(error) if error.is_damage() => FileOutcome::Damaged,
+            _ => FileOutcome::Failed,
         },
-        why: Some(format!("the directory cannot be read: {error}")),
+        why: Some(why.to_string()),
         ..FileReport::default()
     }
 }

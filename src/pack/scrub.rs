@@ -220,10 +220,10 @@ impl Scrubber {
     fn file(&mut self, path: &Path, logical: &Path, len: u64) {
         let damage = match self.check(path) {
             Ok(damage) => damage,
-            Err(e) => {
-                log::debug!("scrub: {}: {e}", logical.display());
-                Vec::new()
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return;
             }
+            Err(e) => return log::warn!("scrub: {}: not checked: {e}", logical.display()),
         };
         if self.stop.is_stopped() {
             // It was not checked to its end.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::segment::{Report, Severity, Storage};
-use crate::store::{Depth, Library, StoreError, verify_storage};
+use crate::store::{Depth, Library, StoreError, open_regular, verify_storage};
 
 /// Damaged parts of a file that are told one by one.
 const MOST_LINES: usize = 20;
@@ -55,7 +55,7 @@ fn look(
     slowly: &dyn Fn(File) -> Arc<dyn Storage>,
 ) -> Result<Look, StoreError> {
     let failed = || StoreError::io(path);
-    let file = File::open(path).map_err(failed())?;
+    let file = open_regular(path).map_err(failed())?;
     let same = file.try_clone().map_err(failed())?;
     let before = stamp(&same.metadata().map_err(failed())?);
     let lines = match verify_storage(slowly(file), path, library, Depth::Checksums, &|_| {}) {

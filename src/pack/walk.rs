@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::PackError;
 use crate::fs::{Attr, Fh, Fs, FsError, Kind, NodeId};
 use crate::store::Cancel;
+use crate::store::names::PRIVATE_DIR;
 
 /// A file to work on. Each inode is named once, by the first of its names that was met.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +51,21 @@ impl Drop for OpenDir<'_> {
     }
 }
 
-/// The regular files at and below `paths`, in the order of the paths and then of names. Directories that cannot be read are
-/// told to `failed` and passed over.
+/// Why a walk passes a directory, or a file in it, over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PassedOver {
+    /// It cannot be read.
+    #[error("the directory cannot be read: {0}")]
+    Unreadable(#[from] FsError),
+    /// Somebody may write to it who knows nothing of this archive.
+    #[error(
+        "is an archive of its own and was left alone; name its own directory, to work on it under its own lock"
+    )]
+    OtherArchive,
+}
+
+/// The regular files at and below `paths`, in the order of the paths and then of names. Directories that cannot be read, and other
+/// archives, are told to `failed` and passed over.
 ///
 /// # Errors
 /// One of the paths is not there, or is neither file nor directory; cancelled.
@@ -59,7 +73,7 @@ pub(super) fn walk(
     fs: &Fs,
     paths: &[PathBuf],
     cancel: &Cancel,
-    failed: &mut dyn FnMut(&Path, &FsError),
+    failed: &mut dyn FnMut(&Path, &PassedOver),
 ) -> Result<Vec<Target>, PackError> {
     let mut targets = Vec::new();
     let mut seen = HashSet::new();
@@ -70,6 +84,10 @@ pub(super) fn walk(
     };
     for path in paths {
         let at = |e| PackError::Path(path.clone(), e);
+        if let Some(other) = other_archive_around(fs, path) {
+            failed(other, &PassedOver::OtherArchive);
+            continue;
+        }
         let start = Held::resolve(fs, path).map_err(at)?;
         let attr = fs.getattr(start.id, None).map_err(at)?;
         match attr.kind {
@@ -80,7 +98,11 @@ pub(super) fn walk(
                     if cancel.is_cancelled() {
                         return Err(PackError::Cancelled);
                     }
-                    match way.here().and_then(|dir| list(fs, dir)) {
+                    match way
+                        .here()
+                        .map_err(PassedOver::from)
+                        .and_then(|dir| list(fs, dir))
+                    {
                         Ok(mut entries) => {
                             entries.sort_by(|a, b| a.0.cmp(&b.0));
                             let (dirs, files): (Vec<_>, Vec<_>) =
@@ -189,8 +211,33 @@ impl<'a> Way<'a> {
     }
 }
 
+/// The first directory on the way to `path`, that included, which is the root of another archive.
+fn other_archive_around<'p>(fs: &Fs, path: &'p Path) -> Option<&'p Path> {
+    let on_the_way = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+    let is_one = |path: &&Path| Held::resolve(fs, path).is_ok_and(|dir| is_archive(fs, dir.id));
+    on_the_way.filter(is_one).last()
+}
+
+/// Whether a directory is the root of another archive.
+fn is_archive(fs: &Fs, dir: NodeId) -> bool {
+    let has = |path: &[&str]| {
+        let mut last: Option<Held<'_>> = None;
+        path.iter().all(|name| {
+            let above = last.as_ref().map_or(dir, |held| held.id);
+            let found = fs.lookup(above, name.as_ref());
+            last = found.ok().map(|(id, _)| Held { fs, id });
+            last.is_some()
+        })
+    };
+    dir != NodeId::ROOT
+        && (has(&[PRIVATE_DIR, "format"]) || has(&[PRIVATE_DIR, "copies", "format"]))
+}
+
 /// Files and directories in a directory. What vanishes meanwhile is left out.
-fn list(fs: &Fs, dir: NodeId) -> Result<Vec<(OsString, Attr)>, FsError> {
+fn list(fs: &Fs, dir: NodeId) -> Result<Vec<(OsString, Attr)>, PassedOver> {
+    if is_archive(fs, dir) {
+        return Err(PassedOver::OtherArchive);
+    }
     let open = OpenDir {
         fs,
         fh: fs.opendir(dir)?,

@@ -12,6 +12,7 @@ use super::damaged;
 use super::error::StoreError;
 use super::library::Thing;
 use super::names::{self, Kind};
+use super::regular::open_regular;
 use super::tree::{self, Next, Reach};
 use crate::segment::{Segment, StartEntry};
 
@@ -63,7 +64,7 @@ fn needed(archive: &Archive) -> Result<BTreeSet<Thing>, StoreError> {
         Ok(Next::Folder)
     })?;
     for original in damaged::kept_in(archive)? {
-        let file = File::open(&original.path).map_err(StoreError::io(&original.path))?;
+        let file = open_regular(&original.path).map_err(StoreError::io(&original.path))?;
         names_of(file, &original.path, &mut needed)?;
     }
     Ok(needed)

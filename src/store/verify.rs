@@ -1,6 +1,5 @@
 //! Verifying a segment: structure, checksums and the decoding of every block.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use rayon::prelude::*;
 use super::decode::decode_payload;
 use super::error::StoreError;
 use super::library::Library;
+use super::regular::open_regular;
 use crate::segment::{self, BlockEntry, Finding, Part, Report, Segment, Severity, Starts, Storage};
 
 /// Payloads that are read before they are decoded in parallel.
@@ -34,7 +34,7 @@ pub fn verify_segment(
     depth: Depth,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, StoreError> {
-    let file = File::open(path).map_err(StoreError::io(path))?;
+    let file = open_regular(path).map_err(StoreError::io(path))?;
     verify_storage(Arc::new(file), path, library, depth, progress)
 }
 

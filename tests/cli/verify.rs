@@ -114,3 +114,37 @@ fn a_segment_is_found_by_a_later_name_and_checked_once() {
     let path = damaged[0]["path"].as_str().unwrap();
     assert!(path.ends_with(".vortex"), "{path}");
 }
+
+#[test]
+fn files_that_are_renamed_and_removed_meanwhile_are_no_failure() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (dir, segment) = with_segment(&csv(100));
+    let (segment, raw) = (segment.as_path(), fs::read(&segment).unwrap());
+    fs::remove_file(segment).unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    let at = |prefix: &str, i: usize| dir.path().join(format!("{prefix}{i}.vortex"));
+    (0..200).for_each(|i| fs::write(at("a", i), &raw).unwrap());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = std::time::Instant::now();
+            while !stop.load(Ordering::Relaxed) && begun.elapsed().as_secs() < 60 {
+                for (from, to) in [("a", "sub/b"), ("sub/b", "a")] {
+                    (0..200).for_each(|i| fs::rename(at(from, i), at(to, i)).unwrap());
+                }
+                let folder = dir.path().join("sub/c/d");
+                fs::create_dir_all(&folder).unwrap();
+                fs::remove_dir_all(folder.parent().unwrap()).unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let done = run(vortex_fs().arg("verify").arg(dir.path()), GOOD);
+            assert!(
+                done.stderr.is_empty(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}

@@ -485,3 +485,47 @@ fn dry_run_on_a_plain_directory_leaves_no_trace() {
     assert_eq!(fs::read_dir(archive.backing()).unwrap().count(), 1);
     assert!(fs::read(archive.backing().join("f")).unwrap() == telemetry(20_000, 1));
 }
+
+#[test]
+fn archives_below_are_left_to_their_own_lock() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    let (outer, inner) = (archive.backing(), archive.backing().join("logs/inner"));
+    fs::create_dir_all(&inner).unwrap();
+    for dir in [&outer, &inner] {
+        fs::write(dir.join("a.bin"), telemetry(60_000, 1)).unwrap();
+        ok(vortex().args(["pack", "--dry-run"]).arg(dir));
+    }
+    ok(vortex().arg("pack").arg(&inner));
+    // Something that would become smaller.
+    let model = inner.join(".vortex/models/not-a-model");
+    fs::write(&model, telemetry(60_000, 2)).unwrap();
+    ok(vortex().arg("unpack").arg(&inner));
+    let line = fails(vortex().arg("pack").arg(&outer), 3);
+    assert!(
+        line.contains("logs/inner: is an archive of its own and was left alone"),
+        "{line}"
+    );
+    let untouched = || {
+        assert!(outer.join("a.bin.vortex").exists());
+        assert!(inner.join("a.bin").exists(), "it is the other archive's");
+        assert!(model.exists());
+    };
+    untouched();
+    archive.mount(&[]);
+    for path in [
+        "logs/inner",
+        "logs/inner/a.bin",
+        "logs/inner/.vortex/models",
+    ] {
+        let line = fails(vortex().arg("pack").arg(archive.at(path)), 3);
+        assert!(line.contains("is an archive of its own"), "{line}");
+    }
+    untouched();
+    archive.umount();
+    // With one copy of the line that makes it an archive left it is still one.
+    fs::remove_file(inner.join(".vortex/format")).unwrap();
+    fails(vortex().arg("pack").arg(&outer), 3);
+    untouched();
+}

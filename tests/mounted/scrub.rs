@@ -175,6 +175,15 @@ fn it_goes_on_where_it_was_and_rests_until_it_is_due() {
         "it is not due for years"
     );
     archive.umount();
+    // The clock was once set far ahead.
+    fs::write(&state, r#"{"finished":90000000000}"#).unwrap();
+    archive.mount(&["--scrub", "1000"]);
+    until("it does not wait for that time", || {
+        status(&archive)
+            .finished
+            .is_some_and(|at| at < 80_000_000_000)
+    });
+    archive.umount();
     archive.mount(&[]);
     assert!(client::status(&archive.backing()).unwrap().scrub.is_none());
     archive.umount();

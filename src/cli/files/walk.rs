@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ pub struct Found {
 }
 
 /// The regular files in and below `root`, each once however many names of a kind it has, sorted by path; and the directories that could
-/// not be read. Symbolic links are not followed, private `.vortex` directories are left out.
+/// not be read. What vanishes meanwhile is left out. Symbolic links are not followed, private `.vortex` directories are left out.
 #[must_use]
 pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
     let (mut found, mut failures) = (Vec::new(), Vec::new());
@@ -29,6 +30,7 @@ pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
     while let Some(folder) = folders.pop() {
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && folder != root => continue,
             Err(error) => {
                 failures.push(CliError::io(&folder, &error));
                 continue;
@@ -38,6 +40,7 @@ pub fn walk(root: &Path) -> (Vec<Found>, Vec<CliError>) {
             let (path, name, metadata) =
                 match entry.and_then(|e| Ok((e.path(), e.file_name(), e.metadata()?))) {
                     Ok(entry) => entry,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => {
                         failures.push(CliError::io(&folder, &error));
                         continue;

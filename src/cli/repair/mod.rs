@@ -17,7 +17,7 @@ use crate::mount::vortex_mounts;
 use crate::segment::{LostBlocks, SegmentError, peek};
 use crate::store::damaged::{self, Record, Replaced};
 use crate::store::repair::{Diagnosis, Patient, diagnose};
-use crate::store::{Access, Archive, Depth, StoreError, usage};
+use crate::store::{Access, Archive, Depth, StoreError, open_regular, usage};
 
 /// Bring back what can be read of damaged segments, models and primers
 ///
@@ -174,7 +174,7 @@ fn leave_other_archives(files: &mut Vec<Found>, held: Option<&Archive>, report: 
 
 /// Bytes of a file's content, as far as its header tells.
 fn content_len(file: &Found) -> u64 {
-    let summary = File::open(&file.path).ok().and_then(|f| peek(&f).ok());
+    let summary = open_regular(&file.path).ok().and_then(|f| peek(&f).ok());
     summary.map_or(file.metadata.len(), |summary| summary.logical_size)
 }
 
@@ -207,7 +207,7 @@ fn repair_file(
         false => Depth::Content,
     };
     let io = |e: std::io::Error| CliError::io(path, &e);
-    let file = Arc::new(File::open(path).map_err(io)?);
+    let file = Arc::new(open_regular(path).map_err(io)?);
     let before = stamp(&file.metadata().map_err(io)?);
     let add = |bytes| progress.add(bytes);
     let diagnosis = diagnose(Arc::clone(&file), path, library, depth, &add);

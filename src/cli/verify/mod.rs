@@ -11,7 +11,9 @@ use self::report::{Checked, Part, Report};
 use super::files::{Found, Models, store_failure, walk, worker_threads};
 use super::{CliError, Outcome, Progress, print, print_json, show_bytes};
 use crate::segment::{Severity, peek};
-use crate::store::{Access, Depth, StoreError, Thing, damaged, usage, verify_segment};
+use crate::store::{
+    Access, Depth, StoreError, Thing, damaged, open_regular, usage, verify_segment,
+};
 use rayon::prelude::*;
 
 /// How often a segment is read again that was written to while it was checked.
@@ -121,8 +123,13 @@ fn targets(path: &Path, args: &Args) -> Result<Targets, CliError> {
             .on(path)
             .remedy("name segments or directories"));
     }
+    // What a link leads to is meant; what becomes one while the work goes on is not.
+    let path = match path.is_symlink() {
+        true => path.canonicalize().map_err(|e| CliError::io(path, &e))?,
+        false => path.to_owned(),
+    };
     let file = Found {
-        path: path.to_owned(),
+        path,
         is_segment: true,
         metadata,
     };
@@ -137,8 +144,14 @@ fn check(file: &Found, models: &Models, depth: Depth, progress: &Progress) -> Ch
     };
     match result {
         Ok(checked) => checked,
+        // Whoever uses the archive meanwhile may remove, rename and pack files.
+        Err(_) if is_gone(&file.path) => Checked::Gone,
         Err(error) => Checked::Failed(error),
     }
+}
+
+fn is_gone(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound)
 }
 
 /// Bytes of a file's content, as far as its header tells.
@@ -147,9 +160,7 @@ fn content_len(file: &Found) -> u64 {
     if !file.is_segment {
         return stored;
     }
-    let summary = std::fs::File::open(&file.path)
-        .ok()
-        .and_then(|f| peek(&f).ok());
+    let summary = open_regular(&file.path).ok().and_then(|f| peek(&f).ok());
     summary.map_or(stored, |summary| summary.logical_size)
 }
 
@@ -197,7 +208,7 @@ fn check_segment(
 fn check_plain(path: &Path, progress: &Progress) -> Result<Checked, CliError> {
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0;
-    let mut file = std::fs::File::open(path).map_err(|e| CliError::io(path, &e))?;
+    let mut file = open_regular(path).map_err(|e| CliError::io(path, &e))?;
     loop {
         match file.read(&mut buffer) {
             Ok(0) => {

@@ -53,6 +53,8 @@ pub(super) enum Checked {
         warnings: Vec<Part>,
     },
     Damaged(Vec<Part>),
+    /// It has this name no more.
+    Gone,
     Failed(CliError),
 }
 
@@ -87,6 +89,7 @@ impl Report {
                 self.damaged.push(File::new(&path, damage));
                 Ok(Outcome::Damaged)
             }
+            Checked::Gone => Ok(Outcome::Good),
             Checked::Failed(error) => {
                 warn(&error);
                 self.failed.push(error.to_string());
