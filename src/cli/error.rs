@@ -70,7 +70,7 @@ pub struct CliError {
     subject: Option<String>,
     message: String,
     remedy: Option<String>,
-    broken_pipe: bool,
+    kind: Option<io::ErrorKind>,
 }
 
 impl CliError {
@@ -80,7 +80,7 @@ impl CliError {
             subject: None,
             message: message.into(),
             remedy: None,
-            broken_pipe: false,
+            kind: None,
         }
     }
 
@@ -102,7 +102,7 @@ impl CliError {
     /// A system call failed on `path`: the system's own words and, where one is known, the remedy.
     pub fn io(path: impl AsRef<Path>, error: &io::Error) -> CliError {
         let mut made = CliError::failed(system_words(error)).on(path);
-        made.broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        made.kind = Some(error.kind());
         made.remedy = system_remedy(error.kind()).map(str::to_owned);
         made
     }
@@ -126,7 +126,12 @@ impl CliError {
 
     /// Whether the reader of standard output went away, which is no reason for a message.
     pub fn is_broken_pipe(&self) -> bool {
-        self.broken_pipe
+        self.kind == Some(io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether something is not there.
+    pub fn is_missing(&self) -> bool {
+        self.kind == Some(io::ErrorKind::NotFound)
     }
 }
 

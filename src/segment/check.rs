@@ -113,7 +113,16 @@ pub fn check(
         Ok(peeked) => peeked,
         Err(e @ SegmentError::Io(_)) => return Err(e),
         Err(e) => {
-            report.damage(Part::Header, 0..HEADER_LEN as u64, 0..0, e);
+            let (part, range) = match e {
+                SegmentError::NoRoot { offset }
+                | SegmentError::Invalid {
+                    part: Part::Root,
+                    offset,
+                    ..
+                } => (Part::Root, offset..offset.saturating_add(SLOTS_LEN as u64)),
+                _ => (Part::Header, 0..HEADER_LEN as u64),
+            };
+            report.damage(part, range, 0..0, e);
             return Ok(report);
         }
     };

@@ -38,6 +38,7 @@ fn every_flipped_byte_of_a_small_segment_is_damage() {
             "byte {at}"
         );
     }
+    println!("each of {} bytes", sound.len());
 }
 
 #[test]

@@ -126,6 +126,8 @@ fn every_flipped_bit_is_healed_or_costs_its_own_blocks_only() {
             lossy += usize::from(!lost.is_empty());
             healed += usize::from(lost.is_empty());
         }
+        let bits = bytes.len() * 8;
+        println!("of {bits} bits {healed} cost nothing, {lossy} the blocks that they lie in");
         assert!(lossy > 0 && healed > 4 * lossy, "{healed} {lossy}");
     }
 }

@@ -137,21 +137,19 @@ fn targets(path: &Path, args: &Args) -> Result<Targets, CliError> {
 }
 
 fn check(file: &Found, models: &Models, depth: Depth, progress: &Progress) -> Checked {
-    let result = if file.is_segment {
-        check_segment(&file.path, models, depth, progress)
-    } else {
-        check_plain(&file.path, progress)
-    };
-    match result {
-        Ok(checked) => checked,
-        // Whoever uses the archive meanwhile may remove, rename and pack files.
-        Err(_) if is_gone(&file.path) => Checked::Gone,
-        Err(error) => Checked::Failed(error),
+    for _ in 0..TRIES {
+        let result = match file.is_segment {
+            true => check_segment(&file.path, models, depth, progress),
+            false => check_plain(&file.path, progress),
+        };
+        match result {
+            Ok(checked) => return checked,
+            // Whoever uses the archive meanwhile may remove, rename and pack files.
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Checked::Failed(error),
+        }
     }
-}
-
-fn is_gone(path: &Path) -> bool {
-    matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound)
+    Checked::Gone
 }
 
 /// Bytes of a file's content, as far as its header tells.
