@@ -1,11 +1,9 @@
 //! Plain files of a read-only mount, which the kernel reads from the backing file itself.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::disk::Disk;
 use super::support::{Archive, ok, telemetry, vortex, wait_until};
@@ -95,53 +93,6 @@ fn plain_files_of_a_read_only_mount_are_read_by_the_kernel_itself() {
         got == *b"CHANGED"
     });
     ok(vortex().arg("umount").arg(&second));
-}
-
-#[test]
-fn files_that_many_open_and_close_at_once_are_read_and_let_go() {
-    let Some(disk) = Disk::new(64) else { return };
-    let Some(archive) = Archive::on(&disk) else {
-        return;
-    };
-    let data = telemetry(READS << 12, 5);
-    let backing = archive.backing().join("plain");
-    fs::write(&backing, &data).unwrap();
-    mount_read_only(&archive, &archive.mnt());
-    let path = archive.at("plain");
-    let opening = AtomicUsize::new(4);
-    std::thread::scope(|scope| {
-        // Somebody writes on: what is known of the file is forgotten again and again.
-        scope.spawn(|| {
-            let mut log = OpenOptions::new().append(true).open(&backing).unwrap();
-            while opening.load(Ordering::Relaxed) > 0 {
-                log.write_all(b"one more line\n").unwrap();
-            }
-        });
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let _done = Done(&opening);
-                for n in 0..250 {
-                    let at = (n * 7919) % data.len();
-                    let mut got = [0; 10];
-                    let file = File::open(&path).unwrap();
-                    let n = file.read_at(&mut got, at as u64).unwrap();
-                    assert!(got[..n] == data[at..at + n]);
-                }
-            });
-        }
-    });
-    archive.umount();
-    // Neither the daemon nor the kernel holds the file any more: its disk can go.
-    ok(Command::new("umount").arg(disk.path()));
-}
-
-/// Counts one less when it goes, also in a panic.
-struct Done<'a>(&'a AtomicUsize);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -2,13 +2,15 @@
 //! there afterwards, and everything can be used.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
-use super::support::{Archive, kill, ok, vortex, wait_gone};
+use super::support::{Archive, kill, ok, telemetry, vortex, wait_gone};
 use super::workload::{Promises, work_until};
 
 /// Packing small blocks ends soon enough to be there when something happens.
@@ -113,6 +115,128 @@ fn what_was_synced_through_a_mount_survives_power_loss() {
     };
     rounds(&archive, 6, cut, || disk.power_up());
     settle(&archive);
+}
+
+/// A directory that is a disk of its own, until it goes.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn to(disk: &Disk, at: PathBuf) -> Bound {
+        ok(Command::new("mount")
+            .arg("--bind")
+            .args([&disk.path(), &at]));
+        Bound(at)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+/// More files than a batch commits one by one, on each of two disks: those of each are as durable as on a single one.
+#[test]
+fn what_was_stored_on_two_disks_survives_power_loss_of_both() {
+    const FILES: usize = 24;
+    let Some((one, two)) = Disk::new(64).zip(Disk::new(64)) else {
+        return;
+    };
+    let Some(archive) = Archive::on(&one) else {
+        return;
+    };
+    let other = archive.backing().join("other");
+    fs::create_dir(&other).unwrap();
+    let content = |n: usize| telemetry(3000 + 500 * n, n as u64);
+    let files = |name: &str| -> Vec<String> {
+        let both = ["", "other/"].map(|disk| {
+            // Half of them in directories of their own.
+            (0..FILES).map(move |n| match n % 2 {
+                0 => format!("{disk}{name}{n}"),
+                _ => format!("{disk}{name}-dir{n}/file"),
+            })
+        });
+        both.into_iter().flatten().collect()
+    };
+    let write = |name: &str| {
+        let paths = files(name);
+        for (n, path) in paths.iter().enumerate() {
+            fs::create_dir_all(archive.at(path).parent().unwrap()).unwrap();
+            fs::write(archive.at(path), content(n)).unwrap();
+        }
+        paths
+    };
+    let check = |paths: &[String]| {
+        for (n, path) in paths.iter().enumerate() {
+            let found = fs::read(archive.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert!(found == content(n), "{path}: {} bytes", found.len());
+        }
+    };
+    let lose_power = |bound: Bound| {
+        one.pull_the_plug();
+        two.pull_the_plug();
+        drop(bound);
+        two.power_up();
+        one.power_up();
+        Bound::to(&two, other.clone())
+    };
+    let bound = Bound::to(&two, other.clone());
+    archive.mount(OPTIONS);
+    let unmounted = write("a");
+    archive.umount();
+    let bound = lose_power(bound);
+    archive.mount(OPTIONS);
+    check(&unmounted);
+
+    // An fsync of each file covers its content, its name, and the names of the directories above.
+    let synced = write("b");
+    for path in &synced {
+        fs::File::open(archive.at(path))
+            .unwrap()
+            .sync_all()
+            .unwrap();
+    }
+    // These nobody synced: what is left of each is the whole or nothing.
+    let lost = write("c");
+    let daemon = archive.daemon();
+    one.pull_the_plug();
+    two.pull_the_plug();
+    killed(daemon);
+    archive.umount();
+    let bound = lose_power(bound);
+    archive.mount(OPTIONS);
+    check(&unmounted);
+    check(&synced);
+    for (n, path) in lost.iter().enumerate() {
+        let found = fs::read(archive.at(path)).unwrap_or_default();
+        assert!(
+            found.is_empty() || found == content(n),
+            "{path}: {} bytes",
+            found.len()
+        );
+    }
+
+    // Commits in the background come about a second after the files were closed, and long before the system writes by itself.
+    let rewritten = |n: usize| telemetry(3000 + 500 * n, 1000 + n as u64);
+    for (n, path) in synced.iter().enumerate() {
+        let file = fs::File::options().write(true).open(archive.at(path));
+        file.unwrap().write_all_at(&rewritten(n), 0).unwrap();
+    }
+    sleep(Duration::from_secs(6));
+    let daemon = archive.daemon();
+    one.pull_the_plug();
+    two.pull_the_plug();
+    killed(daemon);
+    archive.umount();
+    let bound = lose_power(bound);
+    archive.mount(OPTIONS);
+    for (n, path) in synced.iter().enumerate() {
+        let found = fs::read(archive.at(path)).unwrap();
+        assert!(found == rewritten(n), "{path}: {} bytes", found.len());
+    }
+    archive.umount();
+    ok(vortex().arg("verify").arg(archive.backing()));
+    drop(bound);
 }
 
 #[test]
