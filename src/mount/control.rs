@@ -43,7 +43,7 @@ pub(super) struct Control {
 struct Clients {
     count: usize,
     running: Vec<Arc<Cancel>>,
-    watchers: Vec<UnixStream>,
+    watchers: Vec<Arc<UnixStream>>,
 }
 
 impl Control {
@@ -79,9 +79,20 @@ impl Control {
     }
 
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            let stream = match stream {
-                Ok(stream) => stream,
+        let reserve = || File::open("/dev/null").ok();
+        let (mut spare, mut gave_up) = (reserve(), false);
+        loop {
+            if spare.is_none() && !gave_up {
+                spare = reserve();
+            }
+            gave_up = false;
+            let stream = match listener.accept() {
+                Ok((stream, _)) => Arc::new(stream),
+                // Where directories in use hold all descriptors, whoever wants to unmount is heard all the same.
+                Err(e) if is_out_of_descriptors(&e) && spare.take().is_some() => {
+                    gave_up = true;
+                    continue;
+                }
                 Err(e) => {
                     log::warn!("control socket: {e}");
                     thread::sleep(Duration::from_millis(100));
@@ -90,7 +101,7 @@ impl Control {
             };
             if self.closing.load(Ordering::Relaxed) || self.clients().count >= MAX_CLIENTS {
                 let message = "the daemon is busy or ending; try again".to_string();
-                let _ = send(&mut &stream, &Event::Error { message });
+                let _ = send(&mut &*stream, &Event::Error { message });
                 continue;
             }
             self.clients().count += 1;
@@ -107,35 +118,35 @@ impl Control {
         }
     }
 
-    fn serve(self: &Arc<Self>, stream: &UnixStream) -> io::Result<()> {
+    fn serve(self: &Arc<Self>, stream: &Arc<UnixStream>) -> io::Result<()> {
         let peer = rustix::net::sockopt::socket_peercred(stream)?;
         let me = rustix::process::geteuid();
         if peer.uid != me && !peer.uid.is_root() {
             let message =
                 "only the user who mounted the archive, and root, may do that".to_string();
-            return send(&mut &*stream, &Event::Error { message });
+            return send(&mut &**stream, &Event::Error { message });
         }
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut line = Vec::new();
-        BufReader::new(stream.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+        BufReader::new((&**stream).take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
         match serde_json::from_slice(&line) {
             Ok(Request::Pack(job)) => self.job(stream, &job, Direction::Pack),
             Ok(Request::Unpack(job)) => self.job(stream, &job, Direction::Unpack),
             Ok(Request::Ping | Request::Status) => {
                 let status = Box::new(self.figures.status());
-                send(&mut &*stream, &Event::Status(status))
+                send(&mut &**stream, &Event::Status(status))
             }
             Ok(Request::Watch) => {
-                send(&mut &*stream, &Event::Watching)?;
-                self.clients().watchers.push(stream.try_clone()?);
+                send(&mut &**stream, &Event::Watching)?;
+                self.clients().watchers.push(Arc::clone(stream));
                 Ok(())
             }
             Err(e) => {
                 let message = format!(
                     "the daemon does not understand this request ({e}); use the same version"
                 );
-                send(&mut &*stream, &Event::Error { message })
+                send(&mut &**stream, &Event::Error { message })
             }
         }
     }
@@ -234,7 +245,7 @@ impl Control {
             error: error.map(str::to_string),
         };
         for watcher in &self.clients().watchers {
-            let _ = send(&mut &*watcher, &last);
+            let _ = send(&mut &**watcher, &last);
         }
         if let Ok(dir) = private.try_clone_to_owned() {
             let _ = fs::remove_file(socket_in(&dir));
@@ -264,4 +275,10 @@ fn send(stream: &mut impl Write, event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let out = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    out.iter()
+        .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }

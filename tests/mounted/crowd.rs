@@ -83,3 +83,37 @@ fn trees_with_more_files_than_descriptors_are_listed_and_read() {
 fn fd(file: &fs::File) -> String {
     std::os::fd::AsRawFd::as_raw_fd(file).to_string()
 }
+
+#[test]
+fn a_daemon_without_a_descriptor_left_is_unmounted_and_has_stored_everything() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    let root = rustix::process::geteuid().is_root();
+    if !has("prlimit") || (root && !has("setpriv")) {
+        return;
+    }
+    let mount = archive.mount_command(&[]);
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=150:150");
+    if root {
+        limited.args(["setpriv", "--bounding-set=-sys_resource"]);
+        limited.arg("--inh-caps=-sys_resource");
+    }
+    ok(limited.arg(mount.get_program()).args(mount.get_args()));
+    fs::write(archive.at("file"), "kept").unwrap();
+    // Directories in use are not forgotten: each holds a descriptor.
+    let made = (0..400).map_while(|number| {
+        let folder = archive.at(&format!("d{number}"));
+        fs::create_dir(&folder)
+            .ok()
+            .and_then(|()| fs::File::open(folder).ok())
+    });
+    let open: Vec<fs::File> = made.collect();
+    assert!(open.len() < 150, "{} directories", open.len());
+    drop(open);
+    ok(crate::support::vortex().arg("umount").arg(archive.mnt()));
+    archive.mount(&[]);
+    assert_eq!(fs::read_to_string(archive.at("file")).unwrap(), "kept");
+    archive.umount();
+}
