@@ -11,7 +11,7 @@ pub(super) const CONTEXTS: usize = 16;
 pub(super) fn sizes(kind: Kind) -> Sizes {
     match kind {
         Kind::Binary => [
-            14, 15, 15, 14, 11, 14, 14, 14, 14, 14, 14, 14, 15, 11, 15, 12,
+            14, 15, 15, 14, 14, 14, 14, 14, 14, 14, 14, 14, 15, 11, 15, 12,
         ],
         Kind::Text => [
             11, 11, 14, 14, 15, 11, 15, 15, 14, 14, 14, 14, 14, 14, 15, 15,
@@ -76,9 +76,6 @@ pub(super) fn contexts(
     }
     let ok = u64::from(trust > 0);
     let delta = |x: u64, y: u64| x.wrapping_sub(y) & 0xff;
-    let rise = delta(p1, aw);
-
-    let extrapolated = delta(2 * a, aa);
 
     let mut near = Near {
         trust: trust as u8,
@@ -99,21 +96,23 @@ pub(super) fn contexts(
             let far = usize::MAX;
             let n = byte(if r > 0 { r } else { far });
             let nn = byte(if r > 0 { 2 * r } else { far });
+            let nnn = byte(if r > 0 { 3 * r } else { far });
             let ne = if r > 1 { byte(r - 1) } else { 0 };
             let nw = if r > 0 { byte(r + 1) } else { 0 };
+            let nww = byte(if r > 0 { r + 2 } else { far });
             near.above = n as u8;
             near.column = col as u32;
             [
                 low(2),
                 low(4),
-                u64::from(lane.word) | p1 << 32,
-                p(2) | p(3) << 8,
-                a | trust << 8,
+                n | delta(p1, nw) << 8 | delta(p(2), nww) << 16,
+                if r > 0 { n | nn << 8 } else { p(2) | p(3) << 8 },
+                p(3) | p(4) << 8,
                 a | p1 << 8 | trust << 16,
                 a | aa << 8 | ok << 16,
                 (p1 + a).wrapping_sub(aw) & 0xff | a << 8 | ok << 16,
-                extrapolated | rise << 8 | ok << 16,
-                key | n << 10,
+                p(4) | n << 8,
+                key | delta(3 * n + nnn, 3 * nn) << 10,
                 key | p1 << 10,
                 key | delta(2 * n, nn) << 10,
                 key | ((p1 + n).wrapping_sub(nw) & 0xff) << 10 | n << 18,
