@@ -10,6 +10,8 @@ const SAMPLE_LEN: usize = 1024;
 pub const MAX_STRIDE: usize = 2047;
 /// Longest short stride.
 const SHORT: usize = 512;
+/// Up to how many percent of the best cost another stride may cost to be worth a try.
+const NEAR: u64 = 110;
 
 /// `floor(16 * (1 + log2 |d|))` of a byte difference, 0 for none.
 const COST: [u8; 256] = cost();
@@ -27,24 +29,80 @@ const fn cost() -> [u8; 256] {
 
 /// Length in bytes of the records of `block`, 0 if none is found. A pure function of the bytes.
 pub fn detect(block: &[u8]) -> u16 {
-    let longest = MAX_STRIDE.min(block.len() / 4);
-    if longest < 2 {
-        return 0;
+    Scores::of(block).first() as u16
+}
+
+/// The record length that [`detect`] finds, and another one that may be as good, 0 if there is none.
+pub fn candidates(block: &[u8]) -> [u16; 2] {
+    let scores = Scores::of(block);
+    let first = scores.first();
+    [first, scores.second(first)].map(|r| r as u16)
+}
+
+/// Mean cost of every stride from 1 on, in 1/256 of a cost unit.
+struct Scores(Vec<u32>);
+
+impl Scores {
+    /// None for blocks that are too short for records.
+    fn of(block: &[u8]) -> Self {
+        match MAX_STRIDE.min(block.len() / 4) {
+            0 | 1 => Scores(Vec::new()),
+            longest => Scores((1..=longest).map(|r| score(block, r)).collect()),
+        }
     }
-    // Mean cost per stride in 1/256 of a cost unit.
-    let scores: Vec<u32> = (1..=longest).map(|r| score(block, r)).collect();
-    let (short, long) = scores.split_at(longest.min(SHORT));
-    let least = |scores: &[u32]| scores.iter().copied().min();
-    let best = least(short).unwrap_or(0);
-    if let Some(far) = least(long).filter(|&far| 2 * far < best) {
-        return (SHORT + smallest(long, far)) as u16;
+
+    fn short(&self) -> &[u32] {
+        &self.0[..self.0.len().min(SHORT)]
     }
-    let mut sorted = short.to_vec();
-    let (_, &mut median, _) = sorted.select_nth_unstable(short.len() / 2);
-    if u64::from(best) * 100 > u64::from(median) * 85 {
-        return 0;
+
+    fn first(&self) -> usize {
+        let (short, long) = self.0.split_at(self.short().len());
+        let far = long.iter().copied().min();
+        match far.filter(|&far| 2 * far < least(short)) {
+            Some(far) => SHORT + smallest(long, far),
+            None => self.best_short(),
+        }
     }
-    smallest(short, best) as u16
+
+    /// The best short stride, if it clearly beats the typical one.
+    fn best_short(&self) -> usize {
+        let mut sorted = self.short().to_vec();
+        if sorted.is_empty() {
+            return 0;
+        }
+        let middle = sorted.len() / 2;
+        let (_, &mut median, _) = sorted.select_nth_unstable(middle);
+        let best = least(self.short());
+        if u64::from(best) * 100 > u64::from(median) * 85 {
+            return 0;
+        }
+        smallest(self.short(), best)
+    }
+
+    /// What may be better than `first`: a short stride instead of a long one, the very best instead of the smallest good one, or
+    /// the best of those that are not made of `first`.
+    fn second(&self, first: usize) -> usize {
+        if first == 0 {
+            return 0;
+        }
+        if first > SHORT {
+            return self.best_short();
+        }
+        let best = least(self.short());
+        let cost = |&r: &usize| self.0[r - 1];
+        let all = 1..=self.short().len();
+        if let Some(very) = all.clone().find(|r| cost(r) == best && *r != first) {
+            return very;
+        }
+        let other = all.filter(|r| r % first != 0).min_by_key(cost);
+        other
+            .filter(|r| u64::from(cost(r)) * 100 <= u64::from(best) * NEAR)
+            .unwrap_or(0)
+    }
+}
+
+fn least(scores: &[u32]) -> u32 {
+    scores.iter().copied().min().unwrap_or(0)
 }
 
 /// The first of the strides from 1 on that are nearly as good as the best score.
@@ -109,6 +167,25 @@ mod tests {
                 record
             });
             assert_eq!(usize::from(detect(&records.collect::<Vec<_>>())), len);
+        }
+    }
+
+    #[test]
+    fn the_other_candidate_is_another_record() {
+        // Records of 20 bytes that are halves of pairs: 40 is better still.
+        let mut s = 5;
+        let pairs: Vec<u8> = (0..20_000)
+            .map(|i| (i % 20 * 7) as u8 ^ u8::from(i % 40 < 20) ^ (noise(&mut s) & 2))
+            .collect();
+        let [first, second] = candidates(&pairs);
+        assert_eq!(u32::from(first), u32::from(detect(&pairs)));
+        assert!(first != second && first % 20 == 0, "{first} {second}");
+        assert!(second == 0 || second <= SHORT as u16);
+        // Nothing but the record: no other stride is near.
+        let lone: Vec<u8> = (0..20_000).map(|i| (i % 23 * 77 % 251) as u8).collect();
+        assert_eq!(candidates(&lone)[0], 23);
+        for n in 0..8 {
+            assert_eq!(candidates(&pairs[..n]), [0, 0]);
         }
     }
 

@@ -126,24 +126,43 @@ pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>)
     }
 }
 
-/// Encodes a block, on a grid or not.
+/// Encodes a block, on a grid or not; a cold one with each plan that it may have.
 fn encode_as(
+    data: &[u8],
+    grid: Option<&grid::Header>,
+    mut net: Option<&mut dyn Net>,
+    start: Option<&Start>,
+) -> Vec<u8> {
+    let plans = match start {
+        None => Plan::candidates(data, net.is_some()),
+        Some(start) => vec![start.follow(data, net.is_some())],
+    };
+    // The last one coded is what the next start state finds at hand: the likelier one.
+    let coded = plans.iter().rev().map(|plan| {
+        let net = match net.as_mut() {
+            Some(net) => Some(&mut **net as &mut dyn Net),
+            None => None,
+        };
+        encode_planned(plan, data, grid, net, start)
+    });
+    coded.min_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Encodes a block with this plan.
+fn encode_planned(
+    plan: &Plan,
     data: &[u8],
     grid: Option<&grid::Header>,
     net: Option<&mut dyn Net>,
     start: Option<&Start>,
 ) -> Vec<u8> {
-    let plan = match start {
-        None => Plan::find(data, net.is_some()),
-        Some(start) => start.follow(data, net.is_some()),
-    };
     let mut out = Vec::with_capacity(data.len() / 4 + 16);
-    header::write(&plan, net.is_some(), start.is_some(), grid, &mut out);
+    header::write(plan, net.is_some(), start.is_some(), grid, &mut out);
     let mut coder = BitEncoder::new();
     let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
     block.extend_from_slice(data);
     // Encoding cannot fail: every probability is nonzero.
-    let _ = run(&mut block, data.len(), plan, &mut coder, net, start);
+    let _ = run(&mut block, data.len(), *plan, &mut coder, net, start);
     coder.finish(&mut out);
     out
 }

@@ -36,23 +36,38 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan for `data`, found by counting.
+    /// A plan for `data`, found by counting: part of the format where a state is made of bytes without a payload.
     pub(crate) fn find(data: &[u8], net: bool) -> Self {
-        let lanes = lanes(data, net);
+        Plan::with(data, net, usize::from(stride::detect(data)))
+    }
+
+    /// The plans that an encoder tries: of [`Plan::find`], and another one if the records may have another length.
+    pub(crate) fn candidates(data: &[u8], net: bool) -> Vec<Self> {
+        let [first, second] = stride::candidates(data).map(usize::from);
+        let mut plans = vec![Plan::with(data, net, first)];
+        if plans[0].kind == Kind::Binary && second != 0 {
+            plans.push(Plan::with(data, net, second));
+            plans.dedup();
+        }
+        plans
+    }
+
+    /// The plan for `data` in records of `stride` bytes, or shorter ones where these show numbers much better.
+    fn with(data: &[u8], net: bool, stride: usize) -> Self {
         let kind = if is_text(data) {
             Kind::Text
         } else {
             Kind::Binary
         };
         let mut plan = Plan {
-            lanes,
+            lanes: lanes(data, net),
             kind,
-            stride: usize::from(stride::detect(data)),
+            stride,
             phase: 0,
             layout: Layout::default(),
         };
         if kind == Kind::Binary
-            && let Some(found) = samples::find(data, plan.stride)
+            && let Some(found) = samples::find(data, stride)
         {
             plan.stride = found.stride;
             plan.phase = found.phase;

@@ -36,23 +36,26 @@ impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
     /// has just coded it from `before`.
     ///
-    /// What is found in the bytes (kind of contexts, stride, lanes) is part of the format here: a reader finds it again, no header tells
-    /// it. Another way of finding it makes payloads from start states undecodable; golden payloads watch over that. Only the grid of
-    /// floats is what the payload says, or none; how a block is put on it is part of the format, too.
+    /// Plan and grid are what the payload says. Without one the plan is found in the bytes, which is part of the format then: another way of
+    /// finding it makes payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
-        let header = payload.and_then(|p| header::read(p, data.len()).ok()?.grid);
-        let on_grid = header.and_then(|header| {
-            let block = header
+        let header = payload.and_then(|p| header::read(p, data.len()).ok());
+        let Some(header) = header else {
+            return Start::after(before, data, None, None);
+        };
+        let on_grid = header.grid.as_ref().and_then(|grid| {
+            let block = grid
                 .resolve(data.len(), before.and_then(Start::grid))
                 .ok()?;
             let coded = block.forward(data);
             // What no encoder wrote must not make a state of more bytes than it may.
-            (coded.len() == header.coded).then_some((block, coded))
+            (coded.len() == grid.coded).then_some((block, coded))
         });
+        let plan = (!header.started).then_some(header.plan);
         match on_grid {
-            Some((block, coded)) => Start::after(before, &coded, Some(block)),
-            None => Start::after(before, data, None),
+            Some((block, coded)) => Start::after(before, &coded, plan, Some(block)),
+            None => Start::after(before, data, plan, None),
         }
     }
 
@@ -60,15 +63,21 @@ impl Start {
     #[must_use]
     pub fn would(before: Option<&Start>, data: &[u8]) -> Self {
         match super::on_grid(data, before) {
-            Some((block, coded)) => Start::after(before, &coded, Some(block)),
-            None => Start::after(before, data, None),
+            Some((block, coded)) => Start::after(before, &coded, None, Some(block)),
+            None => Start::after(before, data, None, None),
         }
     }
 
-    fn after(before: Option<&Start>, coded: &[u8], block: Option<Gridded>) -> Self {
+    /// The state after `before` and then a block, `coded` with `plan` if it is a cold one whose plan is known.
+    fn after(
+        before: Option<&Start>,
+        coded: &[u8],
+        plan: Option<Plan>,
+        block: Option<Gridded>,
+    ) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let plan = match before {
-            None => Plan::find(coded, false),
+            None => plan.map_or_else(|| Plan::find(coded, false), |plan| plan.go_on(coded)),
             Some(before) => before.plan.go_on(coded),
         };
         let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + coded.len());

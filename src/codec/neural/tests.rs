@@ -456,6 +456,66 @@ fn numbers_are_predicted_from_their_past() {
     }
 }
 
+/// Records of 12 bytes of five senders in turn, each with values of its own that hardly differ from the others'.
+fn senders(n: usize) -> Vec<u8> {
+    let mut noise = noise(20 * n, 3).into_iter();
+    let mut next = || noise.next().unwrap_or_default();
+    let mut values = [[0u8; 4]; 5];
+    values
+        .iter_mut()
+        .flatten()
+        .for_each(|v| *v = 128 + next() % 3);
+    let mut record = |i: usize| {
+        let sender = &mut values[i % 5];
+        if next() < 64 {
+            let v = &mut sender[usize::from(next() % 4)];
+            *v = 128 + next() % 3;
+        }
+        let (n, [a, b, c, d]) = (i as u32, *sender);
+        [0x40, n as u8, a, 0, b, 3, c, 7, d, (n / 5) as u8, 0, 0]
+    };
+    (0..n).flat_map(&mut record).collect()
+}
+
+#[test]
+fn the_other_record_length_is_taken_where_it_pays() {
+    let data = senders(4000);
+    let plans = Plan::candidates(&data, false);
+    let [likelier, other] = &plans[..] else {
+        panic!("{plans:?}");
+    };
+    assert_eq!(*likelier, Plan::find(&data, false));
+    let sizes = plans
+        .iter()
+        .map(|plan| encode_planned(plan, &data, None, None, None).len())
+        .collect::<Vec<_>>();
+    assert!(sizes[1] < sizes[0], "{likelier:?} {other:?} {sizes:?}");
+    let payload = encode(&data, None, None);
+    assert_eq!(payload.len(), sizes[1]);
+    assert_eq!(
+        header::read(&payload, data.len()).unwrap().plan.stride,
+        other.stride
+    );
+    // The state goes on with the records of the payload, also where nothing is at hand.
+    let more = &senders(5000)[data.len()..];
+    let writer = Start::then(None, &data, Some(&payload));
+    let coded = encode(more, None, Some(&writer));
+    let reader = std::thread::scope(|s| {
+        s.spawn(|| Start::then(None, &data, Some(&payload)))
+            .join()
+            .unwrap()
+    });
+    assert_eq!(
+        decode(&coded, more.len(), None, Some(&reader)).as_deref(),
+        Ok(more)
+    );
+    let found = Start::then(None, &data, None);
+    assert_eq!(
+        decode(&coded, more.len(), None, Some(&found)),
+        Err(NeuralError::Start)
+    );
+}
+
 /// A block from a state of two steps; the states themselves must never change, see [`Start::then`].
 fn golden_started() -> (Start, Vec<u8>) {
     let all = records(1700);
@@ -476,11 +536,11 @@ fn golden_payloads_from_a_start_state_decode() {
 }
 
 const GOLDEN_STARTED: &str =
-    "140006000062ed5e55db17b3a342b42a0c9e62b1c017b1bab463e8e75da0453320b817";
+    "140006000071ed65065a583bcd812086ebfb4fe52b6bac8f18cc743f63119d79ff9d44";
 const GOLDEN_TEXT: &str =
-    "120022cda262a5060139cd3e00d054ca29a40efa59b049a430358528a6d40933d205355dbbbcae94d1b4e8fadc";
-const GOLDEN_NUMBERS: &str = "10080403000200020155860be672f3305c1b54edc6a4bd40b7949516dbd0485b3313a8bfe442ce2a97fbe581f6bc49ad2bf7fe4c7115ae6fb99b0488c683d96f7df6a3685209899dd1483124fde67814bcfa";
-const GOLDEN_RECORDS: &str = "100006ffcf619de5e6adbbfd4e220ac5f2e17eacc9ecfe4973cd50997cae2640b4e78e18f6928ec71295a1ffbc173eca3e133a39b0650d8954c57b5df9";
+    "120022cd827ebee114c094a134d912b8735deea02630d7ecf85ba69793be88903b3a3e2564cae4619414150220";
+const GOLDEN_NUMBERS: &str = "10080403000200020188f2538fb00f3b0d16893e5ca4778f973a55de7717e53821beeba72a04e7a4cab9ee9c714a8c3a5b48dc86db8f480747460db81dc31fadb8f9ae86ee8246493cf36ecf4df2ee63";
+const GOLDEN_RECORDS: &str = "100006ff9eb7a71fee08d7a244095d57b7cc515a1daae0aa18e540f80093111110c3bece38077565221e0d57ce99ff5c820e29e69a6ab5e653";
 
 /// Blocks most of which is coded directly, cold and after a state.
 fn golden_noise() -> [Vec<u8>; 3] {
@@ -499,7 +559,7 @@ fn golden_payloads_of_noise_stay() {
     assert_eq!(sums, GOLDEN_NOISE);
 }
 
-const GOLDEN_NOISE: [u32; 3] = [3_404_364_492, 1_637_351_261, 17_873_058];
+const GOLDEN_NOISE: [u32; 3] = [3_304_228_107, 4_168_419_274, 2_478_014_515];
 
 #[test]
 #[ignore = "prints the golden payloads"]
