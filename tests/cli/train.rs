@@ -238,6 +238,28 @@ fn progress_is_shown_on_a_terminal() {
 }
 
 #[test]
+fn what_is_no_model_is_never_replaced_by_one() {
+    let place = Place::new();
+    let data = place.path("data");
+    for name in ["data/1.csv", "tiny.yaml"] {
+        let before = place.read(name);
+        let line = complaint(&mut place.train_on(&data, &place.path(name), 1), FAILED);
+        assert!(
+            line.contains(name) && line.contains("exists and is no model, so it is not replaced; "),
+            "{line}"
+        );
+        assert!(place.read(name) == before);
+    }
+    assert_eq!(names_in(&data), ["0.csv", "1.csv", "2.csv"]);
+    assert!(place.left().is_empty());
+    // A model is, by the next one.
+    run(&mut place.train("a", 1), GOOD);
+    let first = place.read("a");
+    run(&mut place.train("a", 3), GOOD);
+    assert!(place.read("a") != first);
+}
+
+#[test]
 fn bad_input_is_one_line_and_leaves_nothing() {
     let place = Place::new();
     let refused = |command: &mut Command, code: i32, parts: &[&str]| {

@@ -4,7 +4,9 @@ mod inputs;
 mod summary;
 
 use super::{Cancel, CliError, Outcome, print, print_json, show_bytes, warn};
+use crate::engine::Model;
 use crate::profiles;
+use crate::store::models::MAX_MODEL_BYTES;
 use crate::train::{self, Checkpoint, Corpus, Goal, Plan, Progress, Settings, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::ErrorKind;
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     /// Sizes of the model and settings of the training (YAML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where the profile goes; replaced at every evaluation
+    /// Where the profile goes; replaced at every evaluation. A file that is no profile is never replaced
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Start from this profile: a built-in name, or a file of the same sizes
@@ -66,6 +68,7 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
+    check_out(&args.out)?;
     let settings = Settings::read(&args.config).map_err(explain)?;
     let resume = args.resume.as_deref().map(Checkpoint::read);
     let resume = resume.transpose().map_err(explain)?;
@@ -140,6 +143,26 @@ fn plan(args: &Args, resume: Option<&Checkpoint>) -> Plan {
         seed: args.seed.or(of_run.map(|p| p.seed)).unwrap_or(1),
         steps: limits.0,
         minutes: limits.1,
+    }
+}
+
+/// Whatever is no model, such as one of the files to learn from, is not replaced.
+fn check_out(out: &Path) -> Result<(), CliError> {
+    let there = match std::fs::metadata(out) {
+        Ok(there) if there.is_file() && there.len() > 0 => there.len(),
+        _ => return Ok(()),
+    };
+    let is_model = there <= MAX_MODEL_BYTES && {
+        let bytes = std::fs::read(out).map_err(|e| CliError::io(out, &e))?;
+        Model::from_bytes(&bytes).is_ok()
+    };
+    match is_model {
+        true => Ok(()),
+        false => Err(
+            CliError::failed("exists and is no model, so it is not replaced")
+                .on(out)
+                .remedy("name another file with --out, or remove it"),
+        ),
     }
 }
 
