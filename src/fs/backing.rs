@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attr::{SetTime, Time, timespec};
 use super::errno::Result;
+use crate::store::attributes::drop_inherited_acl;
 use crate::store::names;
 
 /// Descriptors that the table has room for from the beginning, at 8 bytes each.
@@ -173,8 +174,10 @@ pub(super) fn stat_entry(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Sta
 
 /// Copies owner, mode, times and extended attributes from one inode to another.
 ///
-/// Owner and attributes that the system does not let this process set are left out.
+/// Owner and attributes that the system does not let this process set are left out. An ACL that the new inode was given by its
+/// directory goes.
 pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &File) -> Result<()> {
+    drop_inherited_acl(to)?;
     let same = fs::fstat(to)?;
     if (same.st_uid, same.st_gid) != (stat.st_uid, stat.st_gid) {
         let (uid, gid) = (

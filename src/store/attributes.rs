@@ -8,13 +8,14 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{
     Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
-    fsetxattr, futimens,
+    fremovexattr, fsetxattr, futimens,
 };
 use rustix::io::Errno;
 
 /// Largest list of names and largest value of extended attributes that Linux knows.
 const MAX_XATTR: usize = 1 << 16;
 const SET_ID_BITS: u32 = 0o6000;
+const ACL: &str = "system.posix_acl_access";
 
 /// Attributes of a file that another could not be given.
 #[derive(Debug, Default)]
@@ -36,9 +37,10 @@ impl Lost {
 /// Gives `to` the attributes of `from`; answers which it could not be given.
 ///
 /// # Errors
-/// Mode or times can not be set.
+/// Mode or times can not be set, or `to` keeps an ACL that `from` may not have.
 pub fn copy_attributes(from: &File, to: &File) -> io::Result<Lost> {
     let meta = from.metadata()?;
+    drop_inherited_acl(to)?;
     let mut mode = meta.mode() & 0o7777;
     let owner = copy_owner(&meta, to);
     if !owner {
@@ -60,6 +62,18 @@ pub fn copy_attributes(from: &File, to: &File) -> io::Result<Lost> {
         owner: !owner,
         xattr,
     })
+}
+
+/// Takes away the ACL that a new file was given by its directory: the wider mode of the file that it replaces would let in all whom
+/// the directory's ACL names.
+///
+/// # Errors
+/// It can not be taken away.
+pub fn drop_inherited_acl(to: &File) -> io::Result<()> {
+    match fremovexattr(to, ACL) {
+        Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Gives `to` the mode of a file that the user creates by ordinary means.

@@ -267,6 +267,37 @@ fn owner_and_extended_attributes_are_kept() {
 }
 
 #[test]
+fn a_directory_that_hands_down_rights_gives_nobody_those_that_the_original_did_not() {
+    let (dir, path) = with_file("a.csv", &csv(100));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // All for the owner and user 1, nothing for others.
+    let acl = [
+        &2u32.to_le_bytes()[..],
+        b"\x01\0\x07\0\xff\xff\xff\xff",
+        b"\x02\0\x07\0\x01\0\0\0",
+        b"\x04\0\0\0\xff\xff\xff\xff",
+        b"\x10\0\x07\0\xff\xff\xff\xff",
+        b"\x20\0\0\0\xff\xff\xff\xff",
+    ]
+    .concat();
+    let handed_down = "system.posix_acl_default";
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(dir.path(), handed_down, &acl, flags).is_err() {
+        return skip("no ACLs here");
+    }
+    let as_before = |path: &std::path::Path| {
+        let mut value = [0; 64];
+        let acl = rustix::fs::getxattr(path, "system.posix_acl_access", &mut value[..]);
+        assert_eq!(acl, Err(rustix::io::Errno::NODATA), "{}", path.display());
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o640);
+    };
+    run(vortex_compress().arg(&path), GOOD);
+    as_before(&with_suffix(&path));
+    run(vortex_decompress().arg(with_suffix(&path)), GOOD);
+    as_before(&path);
+}
+
+#[test]
 fn nothing_is_overwritten_without_force() {
     let (dir, path) = with_file("a.csv", &csv(100));
     fs::write(with_suffix(&path), "precious").unwrap();

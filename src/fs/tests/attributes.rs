@@ -135,3 +135,51 @@ fn extended_attributes_survive_packing_and_unpacking() {
         rustix::io::Errno::NODATA.raw_os_error()
     );
 }
+
+#[test]
+fn packing_and_unpacking_give_nobody_rights_that_a_directory_hands_down() {
+    // Owner all, user 1 all, group and others nothing: what each new file in `.vortex/tmp` is given.
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 7, u32::MAX),
+        (2, 7, 1),
+        (4, 0, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in entries {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&perm.to_le_bytes());
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    let m = Mounted::new();
+    let set = rustix::fs::setxattr(
+        m.backing(".vortex/tmp"),
+        "system.posix_acl_default",
+        &acl,
+        rustix::fs::XattrFlags::empty(),
+    );
+    if set.is_err() {
+        println!("skipped: no ACLs here");
+        return;
+    }
+    std::fs::write(m.backing("p"), data(9 * BLOCK, 1)).unwrap();
+    let node = m.node("p").unwrap();
+    let mode = SetAttr {
+        mode: Some(0o640),
+        ..SetAttr::default()
+    };
+    m.fs.setattr(node, None, mode).unwrap();
+    let as_before = |form: &str| {
+        assert!(m.backing(form).is_file(), "{form}");
+        assert_eq!(m.fs.listxattr(node).unwrap(), b"", "{form}");
+        assert_eq!(m.attr("p").perm, 0o640, "{form}");
+    };
+    assert_eq!(m.pack("p"), Outcome::Swapped);
+    as_before("p.vortex");
+    let snapshot = m.fs.snapshot(Path::new("p")).unwrap();
+    let plain = m.fs.archive().temp_file().unwrap();
+    let swapped = m.fs.finish_unpack(snapshot, plain).unwrap();
+    assert_eq!(swapped, Outcome::Swapped);
+    as_before("p");
+}
