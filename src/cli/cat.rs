@@ -3,9 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{Input, Models, decode_range, for_each_path, with_path, worker_threads};
+use super::files::{Input, Models, decode_range, for_each_path, worker_threads};
 use super::{CliError, Outcome, Progress, Range, parse_range};
-use crate::store::{Access, SegmentReader};
+use crate::store::Access;
 
 /// Write the content of segments to standard output
 ///
@@ -47,8 +47,7 @@ fn cat_one(path: &Path, args: &Args) -> Result<Outcome, CliError> {
     let models = models
         .with_profile(args.profile.as_deref())?
         .with_primer(args.primer.as_deref())?;
-    let reader = SegmentReader::from_file(input.file.clone(), &input.path, models.library())
-        .map_err(with_path(&input.path))?;
+    let reader = models.reader(&input)?;
     let range = args.range.unwrap_or(Range {
         offset: 0,
         length: None,

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::files::{
     Destination, Fate, Input, Models, NewFile, decode_range, decode_whole, for_each_path,
-    with_path, worker_threads,
+    worker_threads,
 };
 use super::{CliError, Outcome, Progress, Range, print_json};
 use crate::store::names::{self, Kind};
-use crate::store::{Access, Archive, BlockSource, SegmentReader};
+use crate::store::{Access, Archive, BlockSource};
 
 /// Decompress FILE.vortex back to FILE, and remove the segments once that is safe
 ///
@@ -114,7 +114,7 @@ fn decompress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
     let input = Input::open(path)?;
     if args.to_stdout(path) {
         let models = models_of(&input, args)?;
-        let reader = open(&input, &models)?;
+        let reader = models.reader(&input)?;
         let progress = Progress::bytes(input.path.display().to_string(), reader.len());
         decode_range(
             &reader,
@@ -144,7 +144,7 @@ fn decompress_one(path: &Path, args: &Args) -> Result<Row, CliError> {
         Fate::Kept => None,
     };
     let models = models_of(&input, args)?;
-    let reader = open(&input, &models)?;
+    let reader = models.reader(&input)?;
     let new = NewFile::for_destination(&destination)?;
     let progress = Progress::bytes(input.path.display().to_string(), reader.len());
     decode_whole(&reader, new.temp().file(), jobs, &progress)?;
@@ -165,11 +165,6 @@ fn models_of(input: &Input, args: &Args) -> Result<Models, CliError> {
     models
         .with_profile(args.profile.as_deref())?
         .with_primer(args.primer.as_deref())
-}
-
-fn open<'m>(input: &Input, models: &'m Models) -> Result<SegmentReader<'m>, CliError> {
-    SegmentReader::from_file(input.file.clone(), &input.path, models.library())
-        .map_err(with_path(&input.path))
 }
 
 /// `FILE` of `FILE.vortex`; inside an archive, what the archive calls that logical file when it is plain.

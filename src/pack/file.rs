@@ -14,7 +14,7 @@ use crate::segment::{Form, Summary, valid_block_size};
 use crate::store::twins::BOTH;
 use crate::store::{
     BlockSource, Cancel, Encoding, KeyRun, NO_PROFILE, Primer, Profile, SealOptions, SealReport,
-    StoreError, TempFile, seal,
+    StoreError, TempFile, names, seal,
 };
 
 /// How often a file that is written meanwhile is tried.
@@ -106,6 +106,10 @@ impl Encoder {
             None if snapshot.links() > 1 => Some(Done::why(
                 FileOutcome::Left,
                 "a plain file with several names stays plain",
+            )),
+            None if snapshot.name().len() > names::NAME_MAX => Some(Done::why(
+                FileOutcome::Left,
+                "its name is too long for a segment's, so it stays plain",
             )),
             None if snapshot.len() <= DISK_BLOCK => Some(Done::new(FileOutcome::Left)),
             Some(_) if snapshot.is_empty() => Some(Done::new(FileOutcome::Left)),

@@ -222,6 +222,18 @@ fn no_primer_is_made_for_files_unlike_each_other_nor_against_the_callers_will() 
 }
 
 #[test]
+fn a_file_whose_name_leaves_no_room_for_a_segments_stays_plain() {
+    let mut packed = Packed::new();
+    let longest = "n".repeat(248);
+    packed.put(&longest, vec![b'x'; 100_000]);
+    packed.put(&"m".repeat(255), vec![b'x'; 100_000]);
+    let done = packed.pack(Job::default());
+    assert_eq!((done.done, done.left, done.failed), (1, 1, 0));
+    assert!(packed.dir.path().join(format!("{longest}.vortex")).exists());
+    packed.check();
+}
+
+#[test]
 fn a_block_size_that_no_segment_has_is_refused_before_anything_is_done() {
     let packed = six_alike();
     let fs = Fs::new(packed.archive(), FsOptions::default()).unwrap();

@@ -13,7 +13,7 @@ use super::header::HEADER_LEN;
 use super::page::Page;
 use super::peek::{State, Summary, peek_all};
 use super::root::{SLOT_LEN, SLOTS_LEN, Slot};
-use super::scan::find_index;
+use super::scan::{ZEROED, lost_its_beginning};
 use super::storage::Storage;
 
 /// How bad a finding is.
@@ -129,9 +129,8 @@ pub fn check(
     report.summary = Some(peeked.summary);
     match &peeked.state {
         State::Bare if storage.is_empty()? => return Ok(report),
-        State::Bare if find_index(&*storage, None).iter().any(|f| f.was_sealed) => {
-            let what = "its beginning was overwritten with zeros; what follows can be repaired";
-            report.damage(Part::Header, 0..HEADER_LEN as u64, 0..0, what);
+        State::Bare if lost_its_beginning(&*storage)? => {
+            report.damage(Part::Header, 0..HEADER_LEN as u64, 0..0, ZEROED);
             return Ok(report);
         }
         State::Bare => report.note(

@@ -16,6 +16,7 @@ use super::header::{DirectoryRef, Form};
 use super::page::Page;
 use super::peek::{BORN_LIVE_ROOTS, Peeked, State, Summary, peek_all};
 use super::ranges::RangeSet;
+use super::scan::{ZEROED, lost_its_beginning};
 use super::starts::Starts;
 use super::storage::{Storage, read_part};
 use super::upgrade::free_from;
@@ -115,6 +116,13 @@ impl Segment {
             Some(at) => read_directory(&*storage, at, block_size, summary.logical_size)?,
             None => Directory::default(),
         };
+        if matches!(state, State::Bare) && lost_its_beginning(&*storage)? {
+            return Err(SegmentError::Invalid {
+                part: Part::Header,
+                offset: 0,
+                reason: ZEROED,
+            });
+        }
         let (roots_offset, slot) = match state {
             State::Live {
                 roots_offset,

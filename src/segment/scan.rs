@@ -3,7 +3,7 @@
 
 use super::directory::Directory;
 use super::entry::BlockEntry;
-use super::error::Part;
+use super::error::{Part, Result};
 use super::header::{Body, DirectoryRef, Header};
 use super::page::{Page, block_end};
 use super::peek::BORN_LIVE_DATA;
@@ -17,6 +17,19 @@ const TAIL: u64 = 1 << 18;
 /// Bytes of tables and pages that are looked through for it, over all places where it might begin. The right one takes some passes over
 /// the tail; only a file made for it has more that look like one.
 const WORK: usize = 32 * TAIL as usize;
+
+/// What is wrong with a segment that [`lost_its_beginning`].
+pub(super) const ZEROED: &str = "its beginning was overwritten with zeros";
+
+/// Bytes that are written whole or not at all: no crash leaves fewer.
+const SECTOR: u64 = 512;
+
+/// Whether a file that begins with zeros, as an empty segment does before its first commit, once was a sealed segment, which
+/// holds all of its bytes before it gets its name.
+pub(super) fn lost_its_beginning(storage: &dyn Storage) -> Result<bool> {
+    let len = storage.len()?;
+    Ok(len > 0 && (len < SECTOR || find_index(storage, None).iter().any(|f| f.was_sealed)))
+}
 
 /// A directory that ends where the file ends.
 pub(super) struct Found {

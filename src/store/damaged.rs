@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
@@ -145,14 +146,14 @@ impl Place {
 
     /// The number of an original, by its name.
     fn number(&self, name: &OsStr) -> Option<u64> {
-        let text = name.to_str()?;
         let number = match &self.beside {
-            None => text.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?,
+            None => name.to_str()?.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?,
             Some(file) => {
-                let rest = text.strip_prefix(file.to_str()?)?.strip_prefix(SUFFIX)?;
-                match rest {
+                // The file's own name need not be text.
+                let rest = name.as_bytes().strip_prefix(file.as_bytes())?;
+                match std::str::from_utf8(rest).ok()?.strip_prefix(SUFFIX)? {
                     "" => 1,
-                    _ => rest.strip_prefix('-')?.parse().ok()?,
+                    rest => rest.strip_prefix('-')?.parse().ok()?,
                 }
             }
         };
@@ -168,7 +169,7 @@ impl Place {
         let mut found = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
             let entry = entry?;
-            let name = std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if let Some(number) = self.number(name) {
                 let stat = fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
@@ -185,7 +186,7 @@ impl Place {
         let mut last = 0;
         for entry in Dir::read_from(&self.dir)? {
             let entry = entry?;
-            let name = std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let number = self.number(name).or_else(|| match self.beside {
                 None => relink::intent_number(name),
                 Some(_) => None,

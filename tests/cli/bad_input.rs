@@ -94,12 +94,30 @@ fn every_truncation_is_damage_and_leaves_the_segment() {
     let content = csv(8);
     let (dir, segment) = with_segment(&content);
     let sound = fs::read(&segment).unwrap();
-    // A file of length zero is an empty file by the format.
-    for len in 1..sound.len() {
+    for len in 0..sound.len() {
         fs::write(&segment, &sound[..len]).unwrap();
         complaint(vortex_decompress().arg(&segment), DAMAGED);
         assert_eq!(names_in(dir.path()), ["a.dat.vortex"], "length {len}");
     }
+    // What a file system may make of a file that was not synced.
+    for zeros in [1, 511, 512, 1536, 4096, 100_000] {
+        fs::write(&segment, vec![0; zeros]).unwrap();
+        complaint(vortex_decompress().arg(&segment), DAMAGED);
+        assert_eq!(names_in(dir.path()), ["a.dat.vortex"], "{zeros} zeros");
+    }
+    // What a pipe gives whose other end has failed.
+    let nothing = std::process::Stdio::null();
+    complaint(vortex_decompress().stdin(nothing), DAMAGED);
+}
+
+#[test]
+fn an_empty_file_of_an_archive_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    vortex_fs::store::Archive::init(dir.path()).unwrap();
+    let segment = dir.path().join("a.dat.vortex");
+    fs::write(&segment, "").unwrap();
+    let output = run(vortex_decompress().arg("-c").arg(&segment), GOOD);
+    assert!(output.stdout.is_empty());
 }
 
 #[test]
@@ -161,6 +179,27 @@ fn no_permission() {
 fn special_files_are_not_read_for_ever() {
     let line = complaint(vortex_compress().arg("/dev/zero"), FAILED);
     assert!(line.contains("no regular file"), "{line}");
+}
+
+#[test]
+fn special_files_are_not_replaced() {
+    let (dir, path) = with_file("a.csv", b"x");
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    std::os::unix::fs::symlink("pipe", dir.path().join("link")).unwrap();
+    for name in ["pipe", "link"] {
+        let out = dir.path().join(name);
+        let mut command = vortex_compress();
+        let line = complaint(command.args(["-f", "-o"]).arg(out).arg(&path), FAILED);
+        assert!(
+            line.contains("not replaced") && line.contains("-c"),
+            "{line}"
+        );
+    }
+    assert!(!fs::symlink_metadata(&pipe).unwrap().is_file());
+    assert!(dir.path().join("link").is_symlink());
+    assert_eq!(names_in(dir.path()), ["a.csv", "link", "pipe"]);
 }
 
 #[test]

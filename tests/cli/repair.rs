@@ -248,6 +248,22 @@ fn originals_beside_a_file_are_numbered_and_other_files_stay() {
 }
 
 #[test]
+fn originals_of_a_file_whose_name_is_no_text_are_numbered_too() {
+    let (dir, segment) = with_segment(&noise(3 * BLOCK));
+    let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"a\xff\n.vortex");
+    let odd = dir.path().join(name);
+    fs::rename(segment, &odd).unwrap();
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    for repairs in [1, 2] {
+        spoil(&odd, entries(&odd)[repairs].offset, 9);
+        repair(&[], &odd, DAMAGED);
+        assert_eq!(files(), 1 + repairs);
+    }
+    repair(&["--discard-originals"], &odd, GOOD);
+    assert_eq!(files(), 1);
+}
+
+#[test]
 fn many_files_are_repaired_at_once_and_all_originals_kept() {
     let (dir, first) = archive(&noise(2 * BLOCK));
     spoil(&first, entries(&first)[1].offset, 9);

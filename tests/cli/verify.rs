@@ -22,6 +22,21 @@ fn sound_files_and_trees_pass() {
 }
 
 #[test]
+fn holes_of_plain_files_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::File::create_new(dir.path().join("sparse")).unwrap();
+    for at in [0, 1 << 39, (1 << 40) - 1] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"x", at).unwrap();
+    }
+    file.set_len(3 << 40).unwrap();
+    // At the speed of memory it would take an hour.
+    let mut verify = std::process::Command::new("timeout");
+    verify.args(["60", env!("CARGO_BIN_EXE_vortex-fs"), "verify", "--json"]);
+    let report = json(&run(verify.arg(dir.path()), GOOD));
+    assert_eq!(report["bytes"], 3u64 << 40);
+}
+
+#[test]
 fn every_flipped_byte_of_a_small_segment_is_damage() {
     let (_dir, segment) = with_segment(&csv(8));
     let sound = fs::read(&segment).unwrap();

@@ -235,6 +235,41 @@ fn a_segment_that_was_sealed_is_not_empty_because_its_root_slots_are_zeros() {
 }
 
 #[test]
+fn a_segment_that_was_sealed_is_not_empty_because_its_beginning_is_zeros() {
+    let storage = Arc::new(MemStorage::default());
+    let mut writer = SealedWriter::new(storage.clone(), BS).unwrap();
+    writer.push(0, &raw(&[7; 5000])).unwrap();
+    writer.push(3, &raw(&[8; 100])).unwrap();
+    writer.finish(4 * u64::from(BS)).unwrap();
+    for (kind, (sound, _)) in [
+        ("sealed", sealed()),
+        ("long", (storage.to_vec(), Content::default())),
+        ("started", started()),
+        ("upgraded", upgraded()),
+        ("overwritten", overwritten()),
+    ] {
+        let lost: &[usize] = match kind {
+            "long" => &[512, 1536, 4096],
+            _ => &[512],
+        };
+        for &zeros in lost {
+            let mut bytes = sound.clone();
+            let zeros = zeros.min(bytes.len());
+            bytes[..zeros].fill(0);
+            let storage = Arc::new(MemStorage::new(bytes));
+            let opened = Segment::open(storage.clone()).map(drop);
+            assert!(
+                opened.as_ref().is_err_and(SegmentError::is_damage),
+                "{kind}, {zeros} zeros: {opened:?}"
+            );
+            let report = check(storage, |_, _, _| Ok(())).unwrap();
+            let worst = report.worst();
+            assert_eq!(worst, Some(Severity::Damage), "{kind}, {zeros} zeros");
+        }
+    }
+}
+
+#[test]
 fn an_entry_beyond_the_logical_size_is_refused() {
     let page = |size| {
         let mut page = vec![1, 0, 80, 7];

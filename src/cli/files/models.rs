@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::with_path;
+use super::{Input, with_path};
 use crate::cli::CliError;
 use crate::codec::PrimerId;
-use crate::store::{Access, Archive, Library, MAX_PRIMER, Profile};
+use crate::segment::Form;
+use crate::store::{Access, Archive, Library, MAX_PRIMER, Profile, SegmentReader};
 
 /// The models and primers within reach of a file. Holds the archive's lock if it was opened for writing.
 #[derive(Debug)]
@@ -110,6 +111,23 @@ impl Models {
             .primers()
             .add(&bytes)
             .map_err(with_path(path))
+    }
+
+    /// Opens a segment to read all of it. Outside of archives one without a byte of content was cut off or overwritten: what
+    /// compresses a file, even an empty one, writes more.
+    ///
+    /// # Errors
+    /// It is no sound segment.
+    pub fn reader(&self, input: &Input) -> Result<SegmentReader<'_>, CliError> {
+        let reader = SegmentReader::from_file(input.file.clone(), &input.path, self.library());
+        let reader = reader.map_err(with_path(&input.path))?;
+        let summary = reader.segment().summary();
+        if self.archive.is_none() && summary.form == Form::Live && summary.generation == 0 {
+            return Err(CliError::damaged("is empty or begins with zeros: its content is lost")
+                .on(&input.path)
+                .remedy("restore it from a copy; if it comes from an archive and was empty there, it is empty"));
+        }
+        Ok(reader)
     }
 
     /// All of them.

@@ -40,16 +40,29 @@ impl Destination {
     /// Refuses at once what would be refused in the end.
     ///
     /// # Errors
-    /// The name is taken and may not be replaced, is a directory, or leads to `source` itself; `source` can not be removed without
+    /// The name is taken and may not be replaced, leads to no regular file, or to `source` itself; `source` can not be removed without
     /// surprise.
     pub fn check(&self, source: &Input, fate: Fate) -> Result<(), CliError> {
         if let Fate::Removed { force } = fate {
             source.check_removable(force)?;
         }
+        // A link to a device, as /dev/stdout is one, is not replaced either.
+        match std::fs::metadata(&self.path) {
+            Ok(there) if there.is_dir() => {
+                return Err(CliError::failed("is a directory")
+                    .on(&self.path)
+                    .remedy("name the new file with -o"));
+            }
+            Ok(there) if !there.is_file() => {
+                return Err(
+                    CliError::failed("is no regular file, and is not replaced by one")
+                        .on(&self.path)
+                        .remedy("write to it with -c and `>`"),
+                );
+            }
+            _ => {}
+        }
         match std::fs::symlink_metadata(&self.path) {
-            Ok(there) if there.is_dir() => Err(CliError::failed("is a directory")
-                .on(&self.path)
-                .remedy("name the new file with -o")),
             Ok(_) if source.is_at(&self.path) => Err(CliError::failed("is the input itself")
                 .on(&self.path)
                 .remedy("name another file with -o")),

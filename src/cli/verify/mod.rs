@@ -3,16 +3,18 @@
 mod report;
 
 use std::fs::Metadata;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::report::{Checked, Part, Report};
-use super::files::{Found, Models, store_failure, walk, worker_threads};
+use super::files::{Found, Models, store_failure, walk, with_path, worker_threads};
 use super::{CliError, Outcome, Progress, print, print_json, show_bytes};
 use crate::segment::{Severity, peek};
 use crate::store::{
-    Access, Depth, StoreError, Thing, damaged, open_regular, usage, verify_segment,
+    Access, BlockSource, Depth, PlainFile, StoreError, Thing, damaged, open_regular, usage,
+    verify_segment,
 };
 use rayon::prelude::*;
 
@@ -206,9 +208,15 @@ fn check_segment(
 fn check_plain(path: &Path, progress: &Progress) -> Result<Checked, CliError> {
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0;
-    let mut file = open_regular(path).map_err(|e| CliError::io(path, &e))?;
+    let file = Arc::new(open_regular(path).map_err(|e| CliError::io(path, &e))?);
+    let source = PlainFile::new(Arc::clone(&file), path).map_err(with_path(path))?;
     loop {
-        match file.read(&mut buffer) {
+        // Holes hold nothing that could be damaged.
+        let data = source.next_data(bytes).map_err(with_path(path))?;
+        let hole = data.unwrap_or(source.len()).saturating_sub(bytes);
+        bytes += hole;
+        progress.add(hole);
+        match file.read_at(&mut buffer, bytes) {
             Ok(0) => {
                 return Ok(Checked::Sound {
                     bytes,

@@ -105,6 +105,20 @@ fn damaged_header_is_listed_and_fails_to_open() {
 }
 
 #[test]
+fn a_packed_file_whose_beginning_became_zeros_is_no_empty_file() {
+    let m = Mounted::new();
+    m.put("a", &data(3 * BLOCK, 1));
+    m.pack("a");
+    let m = m.again(true);
+    let mut how = std::fs::File::options();
+    let file = how.write(true).open(m.backing("a.vortex")).unwrap();
+    file.write_all_at(&[0; 4096], 0).unwrap();
+    assert_eq!(m.names(""), ["a"]);
+    eio(m.get("a"));
+    eio(m.fs.open(m.node("a").unwrap(), RDWR));
+}
+
+#[test]
 fn no_flipped_byte_gives_wrong_bytes() {
     let m = Mounted::new();
     let content = data(2 * BLOCK + 77, 1);
