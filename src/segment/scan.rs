@@ -24,11 +24,12 @@ pub(super) const ZEROED: &str = "its beginning was overwritten with zeros";
 /// Bytes that are written whole or not at all: no crash leaves fewer.
 const SECTOR: u64 = 512;
 
-/// Whether a file that begins with zeros, as an empty segment does before its first commit, once was a sealed segment, which
-/// holds all of its bytes before it gets its name.
+/// Whether a file that begins with zeros, as an empty segment does before its first commit, once held more: it was a sealed
+/// segment, which has all of its bytes before it gets its name, or was packed in place.
 pub(super) fn lost_its_beginning(storage: &dyn Storage) -> Result<bool> {
     let len = storage.len()?;
-    Ok(len > 0 && (len < SECTOR || find_index(storage, None).iter().any(|f| f.was_sealed)))
+    let once = |found: &Found| found.was_sealed || found.was_packed;
+    Ok(len > 0 && (len < SECTOR || find_index(storage, None).iter().any(once)))
 }
 
 /// A directory that ends where the file ends.
@@ -39,6 +40,8 @@ pub(super) struct Found {
     pub(super) sample: Vec<(u64, BlockEntry)>,
     /// A payload lies where only a segment that was sealed has one.
     pub(super) was_sealed: bool,
+    /// It names what no first commit does: models or start states.
+    pub(super) was_packed: bool,
 }
 
 /// All directories that the file may end with, for this block size or for each.
@@ -122,6 +125,7 @@ fn confirm(
             }
         }
     }
+    let was_packed = !directory.models.is_empty() || !directory.starts.is_empty();
     let directory = DirectoryRef {
         offset,
         len: u32::try_from(raw.len()).ok()?,
@@ -135,5 +139,6 @@ fn confirm(
         header: Header { block_size, body },
         sample,
         was_sealed: first < BORN_LIVE_DATA,
+        was_packed,
     })
 }

@@ -241,7 +241,14 @@ fn a_segment_that_was_sealed_is_not_empty_because_its_beginning_is_zeros() {
     writer.push(0, &raw(&[7; 5000])).unwrap();
     writer.push(3, &raw(&[8; 100])).unwrap();
     writer.finish(4 * u64::from(BS)).unwrap();
+    let in_place = Arc::new(MemStorage::default());
+    let mut segment = Segment::create(in_place.clone(), BS).unwrap();
+    let block = segment.append(&with_model(b"packed in place", 1)).unwrap();
+    segment.set_entry(0, Some(block)).unwrap();
+    segment.set_logical_size(BS.into()).unwrap();
+    segment.commit().unwrap();
     for (kind, (sound, _)) in [
+        ("packed in place", (in_place.to_vec(), Content::default())),
         ("sealed", sealed()),
         ("long", (storage.to_vec(), Content::default())),
         ("started", started()),
@@ -250,6 +257,7 @@ fn a_segment_that_was_sealed_is_not_empty_because_its_beginning_is_zeros() {
     ] {
         let lost: &[usize] = match kind {
             "long" => &[512, 1536, 4096],
+            "packed in place" => &[512, 1024, 1536],
             _ => &[512],
         };
         for &zeros in lost {
