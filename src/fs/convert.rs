@@ -8,7 +8,7 @@ use super::attr::Kind;
 use super::errno::{FsError, Result};
 use super::files::Hold;
 use super::namespace::Found;
-use super::nodes::Node;
+use super::node::Node;
 use super::rename::End;
 use super::repack::Snapshot;
 use super::swap::Outcome;

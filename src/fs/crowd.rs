@@ -1,6 +1,7 @@
-//! More files than there may be descriptors. Every node has one, and one more while it is open or has something to store.
+//! More files than there may be descriptors. Every node has one unless it is parked, and one more while it is open or has something
+//! to store.
 //!
-//! When there are many, whoever serves the kernel has it forget some ([`Fs::dispensable`]), files that were closed are committed
+//! When there are many, some are parked, or the kernel is asked to forget them (`super::parking`), files that were closed are committed
 //! before they are due, and who makes or looks up more waits for a moment.
 
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Crowd {
 impl Fs {
     /// Called, with no lock held, before a file is made or opened to be written.
     pub(super) fn thin_out(&self) {
-        let most_closed = self.nodes.most / 4;
+        let most_closed = self.nodes.limits.open / 4;
         let many = || self.dirty_files() > most_closed.saturating_add(self.handles.len());
         if many() {
             // Others wait for the one who does it.
@@ -53,21 +54,22 @@ impl Fs {
         self.throttle();
     }
 
-    /// Slows down who looks up faster than others are forgotten. The kernel keeps others out of the directory meanwhile, also
+    /// Slows down who looks up, or opens, faster than others are parked or forgotten. The kernel keeps others out of the directory meanwhile, also
     /// those that forget, so it is for a moment only.
     pub(super) fn throttle(&self) {
         for waited in 0..50 {
-            let descriptors = self.nodes.most.saturating_mul(2);
-            let open = self.handles.len();
-            let used = self.nodes.len() + open + self.dirty_files();
-            let forgettable = self.nodes.files().saturating_sub(open);
+            let descriptors = self.nodes.limits.open.saturating_mul(2);
+            let (held, open) = (self.nodes.descriptors(), self.handles.len());
+            let used = held + open + self.dirty_files();
+            let forgettable = held.saturating_sub(self.nodes.dirs() + open);
             let short = used > descriptors / 20 * 19;
-            if used <= descriptors / 4 * 3
-                || forgettable <= descriptors / 16
-                || waited >= 5 && !short
-            {
+            let few = used <= descriptors / 4 * 3 || forgettable <= descriptors / 16;
+            let most = self.nodes.most();
+            let many = self.nodes.len() > most.saturating_add(most / 2);
+            if (few && !many) || (waited >= 5 && !short) {
                 return;
             }
+            self.nodes.crowd.tell();
             thread::sleep(Duration::from_millis(1));
         }
     }

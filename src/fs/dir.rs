@@ -19,7 +19,7 @@ use super::backing::{Backing, stat_entry};
 use super::errno::Result;
 use super::handles::Fh;
 use super::namespace::backing_name;
-use super::nodes::{Node, NodeId};
+use super::node::{Node, NodeId};
 use super::sync::{lock, read};
 use crate::store::names;
 
@@ -85,18 +85,19 @@ impl Fs {
             let dir = self.node(parent)?;
             let _entries = read(&dir.entries);
             let raw = backing_name(&entry.name, entry.form);
+            let below = dir.backing()?;
             let hidden = || {
                 let segment = names::segment_name(&entry.name);
                 entry.form == names::Kind::Other
                     && entry.kind == Kind::File
-                    && !matches!(stat_entry(dir.backing().as_fd(), &segment), Ok(None))
+                    && !matches!(stat_entry(below.as_fd(), &segment), Ok(None))
             };
             // Whatever has changed since is found out by looking it up.
-            if let Ok((backing, stat)) = Backing::open(dir.backing().as_fd(), &raw, entry.form)
+            if let Ok((backing, stat)) = Backing::open(below.as_fd(), &raw, entry.form)
                 && Kind::of(&stat) == entry.kind
                 && !hidden()
             {
-                let node = self.nodes.intern(backing, entry.kind);
+                let node = self.nodes.intern(backing, entry.kind)?;
                 self.is_named(&node, &dir, &entry.name);
                 let attr = self
                     .refresh(&node)
@@ -111,7 +112,7 @@ impl Fs {
     fn list(&self, dir: &Node) -> Result<Listing> {
         let _names = read(&self.namespace);
         let _entries = read(&dir.entries);
-        let backing = dir.backing();
+        let backing = dir.backing()?;
         let mut listing: Listing = Vec::new();
         for entry in Dir::read_from(backing.reopen_dir()?)? {
             let entry = entry?;

@@ -11,7 +11,7 @@ use super::attr::Kind;
 use super::content::{Bases, Content, Edit, Segmented, checked_end};
 use super::errno::{FsError, Result};
 use super::handles::Fh;
-use super::nodes::Node;
+use super::node::Node;
 use super::read::{Caching, Source, source};
 use super::sync::{lock, read, write};
 use crate::segment::BlockEntry;
@@ -41,7 +41,7 @@ impl Fs {
         let at = (!file.append).then_some(offset);
         again_if_moved(|| {
             self.load(node, true)?;
-            if !node.backing().is_segment() {
+            if !node.is_segment() {
                 return self.write_plain(node, at, data);
             }
             // If that failed for this file it is told here, and not once more.
@@ -218,7 +218,7 @@ impl Fs {
         let end = checked_end(offset, len)?;
         again_if_moved(|| {
             self.load(node, true)?;
-            if node.backing().is_segment() {
+            if node.is_segment() {
                 return self.allocate(node, mode, offset, end);
             }
             let call = |file: &std::fs::File| Ok(sys::fallocate(file, mode, offset, len)?);

@@ -12,7 +12,7 @@ use super::cache::next_instance;
 use super::content::{Content, Plain, Segmented};
 use super::errno::{FsError, Result};
 use super::handles::{DirHandle, Fh, FileHandle, Handle};
-use super::nodes::{Node, NodeId};
+use super::node::{Node, NodeId};
 use super::second_look::Looks;
 use super::stat::stamp;
 use super::sync::{lock, read, write};
@@ -71,7 +71,7 @@ impl Fs {
         let create =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = sys::openat(
-            &*dir.backing(),
+            &*dir.backing()?,
             &backing_name,
             create,
             Mode::from_raw_mode(0o600),
@@ -111,6 +111,8 @@ impl Fs {
         if writing {
             self.require_writable()?;
             self.thin_out();
+        } else {
+            self.throttle();
         }
         let hold = self.hold(id)?;
         match hold.node.kind {
@@ -146,7 +148,7 @@ impl Fs {
     /// The handle is not open; the file can not be opened any more.
     pub fn plain_file(&self, fh: Fh) -> Result<Option<Arc<File>>> {
         let node = Arc::clone(&self.handles.file(fh)?.node);
-        if node.backing().is_segment() {
+        if node.is_segment() {
             return Ok(None);
         }
         loop {
@@ -232,17 +234,19 @@ impl Fs {
     /// What the backing file system answers.
     pub fn fsyncdir(&self, fh: Fh) -> Result<()> {
         let node = Arc::clone(&self.handles.dir(fh)?.node);
-        self.sync_entries(&node.backing())?;
+        self.sync_entries(&*node.backing()?)?;
         self.sync_names(&node)
     }
 
-    /// Keeps the node and its content until the hold is dropped.
+    /// Keeps the node, its backing inode and its content until the hold is dropped.
     pub(super) fn hold(&self, id: NodeId) -> Result<Hold<'_>> {
-        Ok(Hold {
+        let hold = Hold {
             fs: self,
             node: self.nodes.hold(id)?,
             kept: false,
-        })
+        };
+        self.nodes.pin(&hold.node)?;
+        Ok(hold)
     }
 
     pub(super) fn unhold(&self, node: &Arc<Node>) {
@@ -290,7 +294,7 @@ impl Fs {
         if !rustix::process::geteuid().is_root() {
             return self.load_or_log(node, false);
         }
-        let now = stamp(&node.backing().stat()?);
+        let now = stamp(&node.backing()?.stat()?);
         if *lock(&node.sound) != Some(now) {
             self.load_or_log(node, false)?;
             *lock(&node.sound) = Some(now);
@@ -312,7 +316,7 @@ impl Fs {
         if ready(&content) {
             return Ok(());
         }
-        let backing = node.backing();
+        let backing = node.backing()?;
         let file = Arc::new(backing.reopen(if writing {
             OFlags::RDWR
         } else {
@@ -349,7 +353,7 @@ impl Fs {
         if self.archive.access() == Access::Write || node.kind != Kind::File {
             return Ok(());
         }
-        let stamp = stamp(&node.backing().stat()?);
+        let stamp = stamp(&node.backing()?.stat()?);
         let mut seen = lock(&node.seen);
         if seen.replace(stamp).is_some_and(|before| before != stamp) {
             *write(&node.content) = Content::Closed;
@@ -368,12 +372,12 @@ impl Fs {
         mode: u32,
         caller: Caller,
     ) -> Result<Arc<Node>> {
+        let below = dir.backing()?;
         namespace::take_over(dir, backing_name, form, mode, caller)
-            .map(|(backing, kind)| {
-                let node = self.nodes.intern(backing, kind);
+            .and_then(|(backing, kind)| self.nodes.intern(backing, kind))
+            .inspect(|node| {
                 node.set_name(dir.id, name);
-                lock(&node.new_in).add(dir.backing());
-                node
+                lock(&node.new_in).add(below);
             })
             .inspect_err(|_| namespace::undo(dir, backing_name))
     }

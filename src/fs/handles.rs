@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 
 use super::dir::Listing;
 use super::errno::{FsError, Result};
-use super::nodes::Node;
+use super::node::Node;
 use super::sync::{read, write};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};

@@ -18,6 +18,7 @@
 mod activity;
 mod attr;
 mod backing;
+mod below;
 mod cache;
 mod content;
 mod convert;
@@ -30,9 +31,12 @@ mod errno;
 mod files;
 mod flusher;
 mod handles;
+mod inode_handle;
 mod latency;
 mod namespace;
+mod node;
 mod nodes;
+mod parking;
 mod permits;
 mod read;
 mod readahead;
@@ -68,7 +72,7 @@ pub use edit::{SEEK_DATA, SEEK_HOLE};
 pub use errno::{FsError, Result};
 pub use handles::Fh;
 pub use latency::{BOUNDS, Latency};
-pub use nodes::NodeId;
+pub use node::NodeId;
 pub use rename::RenameFlags;
 pub use repack::Snapshot;
 pub use stat::FsStats;
@@ -84,7 +88,9 @@ use cache::BlockCache;
 use disk_cache::DiskCache;
 use handles::Handles;
 use latency::Histogram;
-use nodes::{Node, Nodes};
+use node::Node;
+use nodes::Nodes;
+use parking::NodeLimits;
 use permits::Permits;
 use readahead::ReadAhead;
 use stale::Stale;
@@ -110,6 +116,10 @@ pub struct FsOptions {
     pub jobs: usize,
     /// Threads that decode neural blocks at a time, if they are to be few: each takes some 50 MiB meanwhile, and then keeps nothing.
     pub decoders: Option<usize>,
+    /// Nodes to keep, at some 700 bytes each, before the kernel is to forget files that nobody has open.
+    pub nodes: usize,
+    /// Descriptors that nodes may hold; half of those that the process may have if that is not said.
+    pub node_descriptors: Option<usize>,
     /// Where decoded blocks are kept beyond this process, if anywhere.
     pub disk_cache: Option<DiskCacheOptions>,
 }
@@ -127,6 +137,8 @@ impl Default for FsOptions {
                 .map_or(1, usize::from)
                 .min(8),
             decoders: None,
+            nodes: 1 << 19,
+            node_descriptors: None,
             disk_cache: None,
         }
     }
@@ -173,12 +185,15 @@ impl Fs {
             }
             None => None,
         };
+        // The rest is for files that are open.
+        let half = || usize::try_from(backing::file_limit() / 2).unwrap_or(usize::MAX);
+        let limits = NodeLimits {
+            open: options.node_descriptors.unwrap_or_else(half),
+            all: options.nodes,
+        };
+        let nodes = Nodes::new(root, limits)?;
         let fs = Arc::new_cyclic(|this| Fs {
-            // The rest is for files that are open.
-            nodes: Nodes::new(
-                root,
-                usize::try_from(backing::file_limit() / 2).unwrap_or(usize::MAX),
-            ),
+            nodes,
             handles: Handles::default(),
             cache: BlockCache::new(options.cache_bytes),
             namespace: RwLock::new(()),
@@ -256,6 +271,13 @@ impl Fs {
     #[must_use]
     pub fn crowd(&self) -> Arc<Crowd> {
         Arc::clone(&self.nodes.crowd)
+    }
+
+    /// If nodes hold too many descriptors, has those of files that nobody has open give theirs up, where the system allows that:
+    /// answers how many.
+    #[must_use]
+    pub fn park_nodes(&self) -> usize {
+        self.nodes.park()
     }
 
     /// Names, each with its directory's node, that whoever looked them up should forget, because there are too many.

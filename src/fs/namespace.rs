@@ -15,7 +15,8 @@ use super::Fs;
 use super::attr::{Attr, Caller, Kind};
 use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::{FsError, Result};
-use super::nodes::{Node, NodeId};
+use super::files::Hold;
+use super::node::{Node, NodeId};
 use super::sync::{read, write};
 use crate::store::names;
 
@@ -170,14 +171,14 @@ impl Fs {
             Ok(sys::linkat(
                 sys::CWD,
                 backing.proc_path(),
-                &*dir.backing(),
+                &*dir.backing()?,
                 &backing_name,
                 AtFlags::SYMLINK_FOLLOW,
             )?)
         })?;
-        self.has_new_name(&node, dir.backing());
+        self.has_new_name(&node, dir.backing()?);
         let attr = self.attr_of(&node)?;
-        self.nodes.find(node.backing().key);
+        self.nodes.find(node.key());
         Ok((node.id, attr))
     }
 
@@ -193,7 +194,8 @@ impl Fs {
         if found.kind() == Kind::Dir {
             return Err(FsError::IsADirectory);
         }
-        let backing = dir.backing();
+        let _inode = self.hold_if_known(&found)?;
+        let backing = dir.backing()?;
         if found.is_segment() {
             remove_twin(&backing, name)?;
         }
@@ -217,7 +219,7 @@ impl Fs {
             return Err(FsError::NotADirectory);
         }
         Ok(sys::unlinkat(
-            &*dir.backing(),
+            &*dir.backing()?,
             &found.backing_name,
             AtFlags::REMOVEDIR,
         )?)
@@ -232,7 +234,7 @@ impl Fs {
         if node.kind != Kind::Symlink {
             return Err(FsError::Invalid);
         }
-        Ok(sys::readlinkat(&*node.backing(), "", Vec::new())?.into_bytes())
+        Ok(sys::readlinkat(&*node.backing()?, "", Vec::new())?.into_bytes())
     }
 
     fn make(
@@ -249,7 +251,7 @@ impl Fs {
         let dir = self.node(parent)?;
         let _entries = write(&dir.entries);
         let backing_name = self.free_name(&dir, name, form)?;
-        call(dir.backing().as_fd(), &backing_name)?;
+        call(dir.backing()?.as_fd(), &backing_name)?;
         let node = self.adopt(&dir, name, &backing_name, form, mode, caller)?;
         let attr = self
             .attr_of(&node)
@@ -281,7 +283,7 @@ impl Fs {
         {
             return Err(FsError::Invalid);
         }
-        let backing = dir.backing();
+        let backing = dir.backing()?;
         let is = |backing_name: OsString, form: names::Kind| -> Result<Option<Found>> {
             let Some(stat) = stat_entry(backing.as_fd(), &backing_name)? else {
                 return Ok(None);
@@ -313,9 +315,20 @@ impl Fs {
     /// Notes by what name a node was looked up, which may not be durable.
     pub(super) fn is_named(&self, node: &Arc<Node>, dir: &Node, name: &OsStr) {
         node.set_name(dir.id, name);
-        let dir = dir.backing();
-        if self.nodes.noted(dir.key).is_some() {
+        // A directory is always held open.
+        if self.nodes.noted(dir.key()).is_some()
+            && let Ok(dir) = dir.backing()
+        {
             self.has_new_name(node, dir);
+        }
+    }
+
+    /// Keeps the backing inode of an entry that is about to go, if it has a node: who knows that may still ask for its attributes.
+    pub(super) fn hold_if_known(&self, found: &Found) -> Result<Option<Hold<'_>>> {
+        let key = InodeKey::new(&found.stat, found.form);
+        match self.nodes.peek(key).map(|node| self.hold(node.id)) {
+            None | Some(Err(FsError::Stale)) => Ok(None),
+            Some(held) => held.map(Some),
         }
     }
 
@@ -326,12 +339,12 @@ impl Fs {
             Some(node) => node,
             None => {
                 let (backing, stat) =
-                    Backing::open(dir.backing().as_fd(), &found.backing_name, found.form)?;
+                    Backing::open(dir.backing()?.as_fd(), &found.backing_name, found.form)?;
                 let kind = Kind::of(&stat);
                 if found.is_segment() && kind != Kind::File {
                     return Err(FsError::NotFound);
                 }
-                self.nodes.intern(backing, kind)
+                self.nodes.intern(backing, kind)?
             }
         };
         self.is_named(&node, dir, name);
@@ -368,7 +381,7 @@ pub(super) fn take_over(
     mode: u32,
     caller: Caller,
 ) -> Result<(Backing, Kind)> {
-    let parent = dir.backing();
+    let parent = dir.backing()?;
     let (backing, stat) = Backing::open(parent.as_fd(), backing_name, form)?;
     let kind = Kind::of(&stat);
     let inherits = parent.stat()?.st_mode & SETGID != 0;
@@ -396,9 +409,10 @@ pub(super) fn take_over(
 
 /// Removes an entry that could not be completed.
 pub(super) fn undo(dir: &Node, backing_name: &OsStr) {
-    let backing = dir.backing();
-    let removed = sys::unlinkat(&*backing, backing_name, AtFlags::empty())
-        .or_else(|_| sys::unlinkat(&*backing, backing_name, AtFlags::REMOVEDIR));
+    let removed = dir.backing().and_then(|dir| {
+        let removed = sys::unlinkat(&*dir, backing_name, AtFlags::empty());
+        Ok(removed.or_else(|_| sys::unlinkat(&*dir, backing_name, AtFlags::REMOVEDIR))?)
+    });
     if let Err(error) = removed {
         log::warn!("{}: {error}", backing_name.display());
     }

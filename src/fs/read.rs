@@ -12,7 +12,7 @@ use super::content::{Content, Piece};
 use super::disk_cache::name_of;
 use super::errno::{FsError, Result};
 use super::handles::Fh;
-use super::nodes::Node;
+use super::node::Node;
 use super::permits::Permits;
 use super::second_look::Looks;
 use super::sync::{read, write};

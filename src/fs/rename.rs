@@ -10,7 +10,7 @@ use super::attr::Kind;
 use super::backing::InodeKey;
 use super::errno::{FsError, Result};
 use super::namespace::{Found, backing_name, remove_twin};
-use super::nodes::{Node, NodeId};
+use super::node::{Node, NodeId};
 use super::sync::{lock, read, write};
 use crate::store::names;
 use crate::sync::atomic::Ordering;
@@ -79,6 +79,10 @@ impl Fs {
         let target = self.find(to.dir, new_name)?;
         let node = |found: &Found| self.nodes.peek(InodeKey::new(&found.stat, found.form));
         let (moved, exchanged) = (node(&source), target.as_ref().and_then(node));
+        let _replaced = match &target {
+            Some(target) => self.hold_if_known(target)?,
+            None => None,
+        };
         match (flags, target) {
             (RenameFlags::Exchange, Some(target)) => self.exchange(from, &source, to, &target)?,
             (RenameFlags::Exchange, None) => return Err(FsError::NotFound),
@@ -96,7 +100,8 @@ impl Fs {
 
     /// Notes that what has this name now got it just now; `moved` is its node, if that was known before.
     pub(super) fn renamed(&self, to: End<'_>, moved: Option<&Arc<Node>>) {
-        let dir = to.dir.backing();
+        // A directory is always held open.
+        let Ok(dir) = to.dir.backing() else { return };
         // It may have another backing inode than before.
         let found = self.find(to.dir, to.name).ok().flatten();
         let node = (found.as_ref())
@@ -131,7 +136,7 @@ impl Fs {
     }
 
     fn move_to(&self, from: End<'_>, source: &Found, to: End<'_>, new: &OsStr) -> Result<()> {
-        let (from_fd, to_fd) = (from.dir.backing(), to.dir.backing());
+        let (from_fd, to_fd) = (from.dir.backing()?, to.dir.backing()?);
         if source.is_segment() {
             remove_twin(&from_fd, from.name)?;
         }
@@ -159,7 +164,7 @@ impl Fs {
         }
         match (source.is_segment(), target.is_segment()) {
             (true, true) => {
-                remove_twin(&to.dir.backing(), to.name)?;
+                remove_twin(&*to.dir.backing()?, to.name)?;
                 self.move_to(from, source, to, &target.backing_name)
             }
             (true, false) => {
@@ -190,7 +195,7 @@ impl Fs {
     /// Removes what lies under another name than that which replaced it, once that is there for good. If that fails, the names are
     /// changed all the same, which the kernel does not expect.
     fn remove_replaced(&self, from: End<'_>, to: End<'_>, old: &Found) -> Result<()> {
-        let dir = to.dir.backing();
+        let dir = to.dir.backing()?;
         let removed = dir.sync_dir().and_then(|()| {
             let name = &old.backing_name;
             Ok(sys::unlinkat(&*dir, name, AtFlags::empty())?)
@@ -206,7 +211,7 @@ impl Fs {
     /// Makes the content durable: what is kept in memory, or what went through to a plain file, be it before its node was last
     /// forgotten. The caller holds the node, so that nobody closes the file before it is synced.
     fn settle_content(&self, node: &Arc<Node>) -> Result<()> {
-        let plain = !node.backing().is_segment();
+        let plain = !node.is_segment();
         if plain && let Err(error) = self.load(node, false) {
             // Its mode may keep even the owner out by now.
             log::warn!("{}: not synced: {error}", lock(&node.name).display());
@@ -220,7 +225,7 @@ impl Fs {
 
     fn exchange(&self, from: End<'_>, source: &Found, to: End<'_>, target: &Found) -> Result<()> {
         let swap = |a: &OsStr, b: &OsStr| {
-            let (from_fd, to_fd) = (from.dir.backing(), to.dir.backing());
+            let (from_fd, to_fd) = (from.dir.backing()?, to.dir.backing()?);
             sys::renameat_with(&*from_fd, a, &*to_fd, b, sys::RenameFlags::EXCHANGE)
                 .map_err(FsError::from)
         };
@@ -231,7 +236,7 @@ impl Fs {
                 return Err(FsError::Invalid);
             }
             if found.is_segment() {
-                remove_twin(&end.dir.backing(), end.name)?;
+                remove_twin(&*end.dir.backing()?, end.name)?;
             }
         }
         if source.is_segment() == target.is_segment() {

@@ -13,7 +13,7 @@ use super::attr::{self, Kind};
 use super::content::Content;
 use super::errno::{FsError, Result};
 use super::files::Hold;
-use super::nodes::{Node, NodeId};
+use super::node::{Node, NodeId};
 use super::read::{Caching, source};
 use super::rename::End;
 use super::swap::Outcome;
@@ -200,7 +200,7 @@ impl Fs {
         self.commit(&hold.node, false)?;
         let content = read(&hold.node.content);
         let version = hold.node.version.load(Ordering::SeqCst);
-        let backing = hold.node.backing();
+        let backing = hold.node.backing()?;
         let stat = backing.stat()?;
         let len = match &*content {
             Content::Segment(open) => open.size(),
@@ -328,7 +328,7 @@ impl Fs {
             return Ok(());
         }
         if open.mtime.is_none() {
-            open.mtime = Some(attr::times(&node.backing().stat()?)[1]);
+            open.mtime = Some(attr::times(&node.backing()?.stat()?)[1]);
         }
         self.keeping_times(node, open, |open| {
             open.make_live()?;

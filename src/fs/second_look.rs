@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Fs;
 use super::errno::{FsError, Result};
-use super::nodes::{Node, Stamp};
+use super::node::{Node, Stamp};
 use super::stat::stamp;
 use crate::store::Access;
 use crate::sync::thread;
@@ -37,7 +37,7 @@ impl Fs {
             return Ok(false);
         }
         looks.looks += 1;
-        let now = stamp(&node.backing().stat()?);
+        let now = stamp(&node.backing()?.stat()?);
         if looks.last.replace(now) == Some(now) {
             return Ok(false);
         }

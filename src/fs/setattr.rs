@@ -5,7 +5,7 @@ use super::attr::{self, Attr, SetAttr, SetTime};
 use super::content::Content;
 use super::errno::Result;
 use super::handles::Fh;
-use super::nodes::NodeId;
+use super::node::NodeId;
 use super::sync::write;
 
 impl Fs {
@@ -32,7 +32,7 @@ impl Fs {
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let mut content = write(&node.content);
-            let backing = node.backing();
+            let backing = node.backing()?;
             backing.set_times(set.atime, set.mtime)?;
             if let Content::Segment(open) = &mut *content
                 && open.mtime.is_some()

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 use super::Fs;
-use super::nodes::NodeId;
+use super::node::NodeId;
 use super::sync::lock;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};

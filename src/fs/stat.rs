@@ -13,7 +13,7 @@ use super::disk_cache::{DiskCache, DiskCacheStats};
 use super::errno::{FsError, Result};
 use super::handles::Fh;
 use super::latency::Latency;
-use super::nodes::{CtimePin, Node, NodeId, Peeked, Stamp};
+use super::node::{CtimePin, Node, NodeId, Peeked, Stamp};
 use super::second_look::Looks;
 use super::sync::{lock, read};
 use crate::codec::CodecId;
@@ -105,7 +105,7 @@ impl Fs {
     pub(super) fn attr_by(&self, node: &Arc<Node>, known: Option<Stat>) -> Result<Attr> {
         // Locked, because storing changes times that are not to be seen, and a swap the backing file.
         let content = read(&node.content);
-        let backing = node.backing();
+        let backing = node.backing()?;
         let usable = |stat: &Stat| {
             let [_, _, ctime] = attr::times(stat);
             matches!(*content, Content::Closed)
@@ -190,14 +190,14 @@ pub(super) fn shown_ctime(node: &Node, backing: Time) -> Time {
 
 /// The time of attribute change that an open segment shows.
 pub(super) fn ctime_of(node: &Node, open: &Segmented) -> Result<Time> {
-    let [_, _, ctime] = attr::times(&node.backing().stat()?);
+    let [_, _, ctime] = attr::times(&node.backing()?.stat()?);
     let shown = shown_ctime(node, ctime);
     Ok(open.changed.map_or(shown, |changed| changed.max(shown)))
 }
 
 /// Shows `shown` for the backing inode's present time of attribute change, which is our own doing.
 pub(super) fn pin_ctime(node: &Node, shown: Time) -> Result<()> {
-    let [_, _, backing] = attr::times(&node.backing().stat()?);
+    let [_, _, backing] = attr::times(&node.backing()?.stat()?);
     *lock(&node.ctime) = Some(CtimePin { backing, shown });
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::cache::next_instance;
 use super::content::{Content, Plain, Segmented};
 use super::errno::Result;
 use super::namespace::backing_name;
-use super::nodes::Node;
+use super::node::Node;
 use super::rename::End;
 use super::stat::{ctime_of, pin_ctime, shown_ctime};
 use super::sync::{lock, write};
@@ -48,7 +48,7 @@ impl Fs {
     ) -> Result<Outcome> {
         let _storing = lock(&node.storing);
         let content = &mut *write(&node.content);
-        let old = node.backing();
+        let old = node.backing()?;
         let Some(found) = self.find(at.dir, at.name)? else {
             return Ok(Outcome::Changed);
         };
@@ -85,7 +85,7 @@ impl Fs {
                 writable: true,
             }),
         };
-        let dir = at.dir.backing();
+        let dir = at.dir.backing()?;
         let dir_fd = dir.reopen_dir()?;
         let new_name = backing_name(at.name, form);
         temp.rename_to(dir.as_fd(), &new_name)?;

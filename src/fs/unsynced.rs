@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use super::Fs;
 use super::backing::{Backing, InodeKey};
 use super::errno::Result;
-use super::nodes::Node;
+use super::node::Node;
 use super::sync::lock;
 use super::writeback::SYNC_ALL_ABOVE;
 use crate::sync::atomic::Ordering;

@@ -5,7 +5,7 @@ use rustix::fs as sys;
 use super::Fs;
 use super::backing::Backing;
 use super::errno::Result;
-use super::nodes::NodeId;
+use super::node::NodeId;
 
 /// The kinds of file systems, as `statfs` tells them, of which `syncfs` is known to write everything to the disk: ext4 and its
 /// elders, XFS, Btrfs, F2FS, bcachefs, ZFS, overlays and tmpfs. That of FUSE, for one, does not reach the disk.
@@ -28,7 +28,7 @@ impl Fs {
         if !WHOLE.contains(&kind) {
             return Ok(false);
         }
-        let root = self.nodes.get(NodeId::ROOT)?.backing();
+        let root = self.nodes.get(NodeId::ROOT)?.backing()?;
         if dir.key.dev == root.key.dev {
             sys::syncfs(self.archive.root_fd())?;
         } else {

@@ -12,7 +12,7 @@ use super::backing::set_mtime;
 use super::cache::Key;
 use super::content::{Content, Segmented, ToStore};
 use super::errno::{FsError, Result};
-use super::nodes::{Node, NodeId};
+use super::node::{Node, NodeId};
 use super::stat::{ctime_of, pin_ctime};
 use super::sync::{lock, read, write};
 use crate::codec::{self, Encoded};
@@ -333,9 +333,9 @@ impl Fs {
             let steps: [Step<'_>; 2] = [&|fs, node| fs.write_root(node), &|fs, node| {
                 fs.conclude(node)
             }];
-            let root = self.nodes.get(NodeId::ROOT)?.backing();
+            let root = self.nodes.get(NodeId::ROOT)?.backing()?;
             for step in steps {
-                let near = |node: &Node| node.backing().key.dev == root.key.dev;
+                let near = |node: &Node| node.key().dev == root.key.dev;
                 let many = under_way.iter().filter(|(node, _)| near(node)).count() > SYNC_ALL_ABOVE;
                 let together = many && self.sync_whole(&root).unwrap_or(false);
                 under_way.retain(|(node, file)| {
@@ -371,7 +371,8 @@ impl Fs {
             let _storing = lock(&node.storing);
             let mut content = write(&node.content);
             // Under both locks, since a swap takes the name from one backing file and gives it to another.
-            let unlinked = node.backing().stat().is_ok_and(|stat| stat.st_nlink == 0);
+            let unlinked = (node.backing().and_then(|backing| backing.stat()))
+                .is_ok_and(|stat| stat.st_nlink == 0);
             if node.is_reachable() || !unlinked {
                 return false;
             }

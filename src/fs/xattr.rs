@@ -17,7 +17,7 @@ impl Fs {
     /// # Errors
     /// `ENODATA` if there is none; what the backing file system answers.
     pub fn getxattr(&self, node: NodeId, name: &OsStr) -> Result<Vec<u8>> {
-        get(&self.node(node)?.backing().proc_path(), name)
+        get(&self.node(node)?.backing()?.proc_path(), name)
     }
 
     /// Names of all extended attributes, each with a zero byte after it.
@@ -25,7 +25,7 @@ impl Fs {
     /// # Errors
     /// What the backing file system answers.
     pub fn listxattr(&self, node: NodeId) -> Result<Vec<u8>> {
-        list(&self.node(node)?.backing().proc_path())
+        list(&self.node(node)?.backing()?.proc_path())
     }
 
     /// Sets an extended attribute; `flags` are `XATTR_CREATE` and `XATTR_REPLACE`.

@@ -96,6 +96,7 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
             total_dirty_bytes: budget.dirty,
             file_dirty_bytes: FsOptions::default().file_dirty_bytes.min(budget.dirty / 4),
             decoders: budget.decoders,
+            nodes: budget.nodes,
             disk_cache: settings.disk_cache.clone(),
             ..FsOptions::default()
         },

@@ -1,5 +1,5 @@
-//! Has the kernel forget files that it does not need, before the daemon has as many descriptors open as it may, and attributes that
-//! have changed by themselves.
+//! Has nodes give up their descriptors, or the kernel forget files that it does not need, before the daemon has as many descriptors
+//! open as it may, and has the kernel forget attributes that have changed by themselves.
 //!
 //! The kernel would keep what it once looked up until it is short of memory itself, and a node holds a descriptor as long.
 
@@ -17,7 +17,7 @@ use crate::fs::{Fs, NodeId};
 /// How often it looks whether the file system is still there, and which attributes have changed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long it rests when nothing more can be forgotten.
+/// How long it rests when nothing more can be given up.
 const REST: Duration = Duration::from_millis(50);
 
 /// Threads that forget names, and how many names one has at least.
@@ -41,6 +41,7 @@ pub(super) fn start(fs: &Arc<Fs>, kernel: Notifier) -> Result<(), MountError> {
             let Some(fs) = weak.upgrade() else {
                 return;
             };
+            let parked = fs.park_nodes();
             let going = fs.dispensable();
             let (stale, renamed) = (fs.take_stale(), fs.take_stale_names());
             drop(fs);
@@ -50,7 +51,7 @@ pub(super) fn start(fs: &Arc<Fs>, kernel: Notifier) -> Result<(), MountError> {
                     log::debug!("forgetting the attributes of node {}: {e}", node.0);
                 }
             }
-            if going.is_empty() {
+            if going.is_empty() && parked == 0 {
                 thread::sleep(REST);
             }
             let names: Vec<_> = going.into_iter().chain(renamed).collect();

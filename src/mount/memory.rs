@@ -20,6 +20,8 @@ pub const LEAST_MEMORY: u64 = 256 << 20;
 const OWN: u64 = 64 << 20;
 /// What one who encodes or decodes neural blocks needs: the state of the codec, and one that a block starts from.
 const CODEC: u64 = 48 << 20;
+/// What a node takes at most, with its name.
+const NODE: u64 = 1 << 10;
 /// The cache is never made smaller than this.
 const LEAST_CACHE: u64 = 2 << 20;
 /// How often it looks at the resident size.
@@ -36,20 +38,26 @@ pub(super) struct Budget {
     pub(super) dirty: u64,
     /// Threads that decode neural blocks at a time, if they have to be few.
     pub(super) decoders: Option<usize>,
+    /// Nodes to keep.
+    pub(super) nodes: usize,
 }
 
 impl Budget {
     /// The shares of `limit`, with a cache of at most `cache` bytes.
     pub(super) fn new(limit: Option<u64>, cache: u64) -> Budget {
         let usual = FsOptions::default().total_dirty_bytes;
+        let nodes = FsOptions::default().nodes;
         let Some(limit) = limit else {
             return Budget {
                 cache,
                 starts: DEFAULT_START_BYTES,
                 dirty: usual,
                 decoders: None,
+                nodes,
             };
         };
+        // Of what the daemon itself needs.
+        let nodes = usize::try_from(limit / 16 / NODE).map_or(nodes, |few| nodes.min(few));
         let more = limit.saturating_sub(LEAST_MEMORY) / (128 << 20);
         let decoders = 1 + more.min(7);
         // One more is the packer.
@@ -62,6 +70,7 @@ impl Budget {
             starts: usize::try_from(starts).unwrap_or(DEFAULT_START_BYTES),
             dirty,
             decoders: usize::try_from(decoders).ok(),
+            nodes,
         }
     }
 }

@@ -17,7 +17,7 @@ use rustix::thread::{
 use crate::fs::{grow_descriptor_table, raise_file_limit};
 use crate::store::Access;
 
-/// To read any file, and to mount and unmount.
+/// To read any file, also by its handle (`crate::fs` parks nodes so), and to mount and unmount.
 const READING: CapabilitySet = CapabilitySet::DAC_READ_SEARCH.union(CapabilitySet::SYS_ADMIN);
 
 /// To do in the backing directory whatever the kernel has allowed a user of the mount: owners, modes, set-user-id bits, device

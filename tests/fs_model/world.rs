@@ -48,6 +48,8 @@ fn mount(backing: &Path) -> Arc<Fs> {
         commit_closed_after: Duration::from_secs(3600),
         jobs: 2,
         decoders: None,
+        nodes: 1 << 19,
+        node_descriptors: None,
         disk_cache: None,
     };
     Fs::new(archive, options).expect("mount")

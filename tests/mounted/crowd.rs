@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use vortex_fs::pack::client;
+
 use super::support::{Archive, has, ok, sh};
 
 const FILES: usize = 4000;
@@ -15,6 +17,16 @@ const DESCRIPTORS: &str = "1000";
 
 #[test]
 fn trees_with_more_files_than_descriptors_are_listed_and_read() {
+    with_few_descriptors("-sys_resource", true);
+}
+
+#[test]
+fn the_same_where_files_can_not_be_opened_by_their_handles() {
+    with_few_descriptors("-sys_resource,-dac_read_search", false);
+}
+
+/// As a daemon without these capabilities does it: whether it knows all files at once.
+fn with_few_descriptors(taken: &str, knows_all: bool) {
     let Some(archive) = Archive::unmounted() else {
         return;
     };
@@ -32,8 +44,9 @@ fn trees_with_more_files_than_descriptors_are_listed_and_read() {
     let mut limited = Command::new("prlimit");
     limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"));
     if root {
-        limited.args(["setpriv", "--bounding-set=-sys_resource"]);
-        limited.arg("--inh-caps=-sys_resource");
+        limited.arg("setpriv");
+        limited.arg(format!("--bounding-set={taken}"));
+        limited.arg(format!("--inh-caps={taken}"));
     }
     ok(limited.arg(mount.get_program()).args(mount.get_args()));
     let open = format!("/proc/{}/fd", archive.daemon());
@@ -44,6 +57,11 @@ fn trees_with_more_files_than_descriptors_are_listed_and_read() {
         assert_eq!(listed.trim(), FILES.to_string());
         assert!(fs::read_dir(&open).unwrap().count() < limit);
     }
+    let nodes = client::status(&archive.backing())
+        .expect("a daemon")
+        .requests
+        .nodes;
+    assert_eq!(nodes > FILES as u64, root && knows_all, "{nodes}");
     for number in 0..FILES {
         let path = archive.at(&format!("d{}/f{number}.csv", number % 3));
         assert_eq!(fs::read_to_string(&path).unwrap(), number.to_string());

@@ -165,7 +165,7 @@ fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked
             (dir, m.fs.mknod(dir, os("f"), 0o600, 0, me()).unwrap().0)
         })
         .collect();
-    let key = |dir| m.fs.node(dir).unwrap().backing().key;
+    let key = |dir| m.fs.node(dir).unwrap().key();
     let first = key(made[0].0);
     m.fs.forget(made[0].1, 1);
     assert!(m.fs.nodes.noted(first).is_some());
@@ -178,7 +178,7 @@ fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked
         "what was not synced is forgotten"
     );
     // Nothing else keeps a directory that is gone.
-    let left = Arc::downgrade(&m.fs.node(made[0].0).unwrap().backing());
+    let left = Arc::downgrade(&m.fs.node(made[0].0).unwrap().backing().unwrap());
     m.fs.unlink(made[0].0, os("f")).unwrap();
     m.fs.rmdir(NodeId::ROOT, os("d0")).unwrap();
     m.fs.forget(made[0].0, 1);
@@ -228,7 +228,7 @@ fn a_file_with_very_many_new_names_holds_few_directories() {
     }
     for &dir in &dirs {
         // As if something that is gone had got a name in it.
-        m.fs.nodes.note(&m.fs.node(dir).unwrap().backing());
+        m.fs.nodes.note(&m.fs.node(dir).unwrap().backing().unwrap());
         m.fs.lookup(dir, os("g")).unwrap();
         few("looked up");
     }
@@ -240,7 +240,7 @@ fn a_file_with_several_new_names_is_forgotten_only_when_they_are_synced() {
     let dirs = dirs(&m, 2);
     let (file, _) = m.fs.mknod(dirs[0], os("f"), 0o600, 0, me()).unwrap();
     m.fs.link(file, dirs[1], os("f")).unwrap();
-    let keys = [0, 1].map(|n: usize| m.fs.node(dirs[n]).unwrap().backing().key);
+    let keys = [0, 1].map(|n: usize| m.fs.node(dirs[n]).unwrap().backing().unwrap().key);
     m.fs.forget(file, 2);
     if let Ok(node) = m.fs.node(file) {
         assert_eq!(lock(&node.new_in).len(), 2);

@@ -19,6 +19,7 @@ macro_rules! schedules {
 mod beside;
 mod block_cache;
 mod one_file;
+mod parked;
 mod run;
 mod start_cache;
 mod sync;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         start_cache::TESTS,
         one_file::TESTS,
         beside::TESTS,
+        parked::TESTS,
     ];
     for (name, test) in tests.concat() {
         if !is_wanted(name) {

@@ -37,7 +37,7 @@ schedules! {
 
 const BLOCK: usize = 16 << 10;
 const LEN: usize = BLOCK + 1000;
-const RDONLY: i32 = 0;
+pub(crate) const RDONLY: i32 = 0;
 pub(crate) const RDWR: i32 = 2;
 const APPEND: i32 = 0o2002;
 pub(crate) const ROOT: NodeId = NodeId::ROOT;
@@ -52,6 +52,10 @@ pub(crate) struct World {
 }
 
 fn open(dir: &Path, access: Access) -> Arc<Fs> {
+    open_with(dir, access, None)
+}
+
+pub(crate) fn open_with(dir: &Path, access: Access, node_descriptors: Option<usize>) -> Arc<Fs> {
     let options = FsOptions {
         // One block, so that others are decoded again and again.
         cache_bytes: 18_000,
@@ -63,6 +67,8 @@ fn open(dir: &Path, access: Access) -> Arc<Fs> {
         commit_closed_after: Duration::ZERO,
         jobs: 1,
         decoders: None,
+        nodes: 1 << 19,
+        node_descriptors,
         disk_cache: None,
     };
     Fs::new(Archive::open(dir, access).unwrap(), options).unwrap()
@@ -116,7 +122,7 @@ pub(crate) fn me() -> Caller {
     }
 }
 
-fn create(fs: &Fs, name: &str) -> Fh {
+pub(crate) fn create(fs: &Fs, name: &str) -> Fh {
     fs.create(ROOT, os(name), 0o600, RDWR, me()).unwrap().2
 }
 
@@ -124,7 +130,7 @@ pub(crate) fn open_file(fs: &Fs, name: &str, flags: i32) -> Result<Fh, FsError> 
     fs.open(fs.resolve(Path::new(name))?, flags)
 }
 
-fn read_by_name(fs: &Fs, name: &str) -> Result<Vec<u8>, FsError> {
+pub(crate) fn read_by_name(fs: &Fs, name: &str) -> Result<Vec<u8>, FsError> {
     let fh = open_file(fs, name, RDONLY)?;
     let bytes = fs.read(fh, 0, 1 << 20)?;
     fs.release(fh)?;
