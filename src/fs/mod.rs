@@ -15,6 +15,7 @@
 //!
 //! Decoding and encoding happen outside 4 (and 5), except for the last of several attempts against a busy writer.
 
+mod acl;
 mod activity;
 mod attr;
 mod backing;

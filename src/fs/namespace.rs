@@ -12,6 +12,7 @@ use rustix::fs::{self as sys, AtFlags, Dev, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::Fs;
+use super::acl;
 use super::attr::{Attr, Caller, Kind};
 use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::{FsError, Result};
@@ -399,7 +400,7 @@ pub(super) fn take_over(
         } else {
             0
         };
-        let wanted = mode & 0o7777 & !caller.umask | inherited;
+        let wanted = acl::mode_below(&parent, mode & 0o7777, caller.umask)? | inherited;
         if backing.stat()?.st_mode & 0o7777 != wanted {
             backing.set_mode(wanted)?;
         }

@@ -53,7 +53,7 @@ impl Fs {
     }
 }
 
-fn get(path: &Path, name: &OsStr) -> Result<Vec<u8>> {
+pub(super) fn get(path: &Path, name: &OsStr) -> Result<Vec<u8>> {
     sized(|buf| fs::getxattr(path, name, buf))
 }
 

@@ -62,6 +62,8 @@ impl Filesystem for Adapter {
             // Not ATOMIC_O_TRUNC: with it an open that empties a running program does so before the kernel refuses it.
             // Without it the kernel takes the mask of an access control list for the group's permissions.
             | InitFlags::FUSE_POSIX_ACL
+            // A directory's default list takes the place of the umask, which the kernel does not look at.
+            | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_ASYNC_DIO;
         if self.read_only {
             // Beside a writer the contents change behind the kernel: let it compare times.

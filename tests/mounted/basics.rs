@@ -433,6 +433,44 @@ fn as_user(uid: u32, gid: u32, archive: &Archive, script: &str) -> bool {
 }
 
 #[test]
+fn default_access_control_lists_hand_down_what_they_do_in_a_plain_directory() {
+    if !has("setfacl") {
+        return;
+    }
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    let plain = archive.outside().join("plain");
+    fs::create_dir(&plain).unwrap();
+    let script = "for umask in 000 022 077; do
+        for list in u:1:rwx,g:2:r o::- g::- u::rx,o::-; do
+            d=$umask.$list; mkdir $d; setfacl -d -m $list $d; umask $umask
+            echo hi > $d/file; mkdir $d/dir; mkfifo $d/pipe; mkfifo -m 640 $d/pipe2; cp /bin/true $d/cp; umask 022
+            echo hi > $d/dir/file
+        done; umask $umask; touch $umask.file; mkdir $umask.dir; mkfifo $umask.pipe; umask 022
+    done";
+    let shown = |dir: &std::path::Path| {
+        sh(dir, script);
+        let list = Command::new("getfacl")
+            .args(["-R", "-n", "."])
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        String::from_utf8(list.stdout).unwrap()
+    };
+    let (found, expected) = (shown(&archive.mnt()), shown(&plain));
+    let about = |all: &str| {
+        let mut files: Vec<String> = all.split("\n\n").map(str::to_string).collect();
+        // Its directory itself is not what this is about, and the order is the directory's own.
+        files.retain(|file| !file.starts_with("# file: .\n"));
+        files.sort();
+        files
+    };
+    assert!(expected.contains("default:"), "{expected}");
+    assert_eq!(about(&found), about(&expected));
+}
+
+#[test]
 fn modes_and_access_control_lists_are_enforced() {
     if !has("setfacl") || !has("setpriv") {
         return;
