@@ -178,20 +178,9 @@ pub(super) fn stat_entry(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Sta
 /// directory goes.
 pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &File) -> Result<()> {
     drop_inherited_acl(to)?;
-    let same = fs::fstat(to)?;
-    if (same.st_uid, same.st_gid) != (stat.st_uid, stat.st_gid) {
-        let (uid, gid) = (
-            fs::Uid::from_raw(stat.st_uid),
-            fs::Gid::from_raw(stat.st_gid),
-        );
-        match fs::fchown(to, Some(uid), Some(gid)) {
-            Ok(()) | Err(Errno::PERM) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    let same_owner = own_alike(stat, to)?;
     super::xattr::copy_all(&from.proc_path(), to)?;
-    let now = fs::fstat(to)?;
-    let mode = match (now.st_uid, now.st_gid) == (stat.st_uid, stat.st_gid) {
+    let mode = match same_owner {
         true => stat.st_mode & 0o7777,
         // Another owner's rights must not be lent to whoever runs it.
         false => stat.st_mode & 0o1777,
@@ -203,6 +192,22 @@ pub(super) fn copy_attributes(from: &Backing, stat: &Stat, mtime: Time, to: &Fil
         last_modification: timespec(mtime),
     };
     Ok(fs::futimens(to, &times)?)
+}
+
+/// Gives an inode the owner and group that `stat` names, if the system lets this process; whether it has them.
+pub(super) fn own_alike(stat: &Stat, to: &File) -> Result<bool> {
+    let owners = |stat: &Stat| (stat.st_uid, stat.st_gid);
+    if owners(&fs::fstat(to)?) != owners(stat) {
+        let (uid, gid) = (
+            fs::Uid::from_raw(stat.st_uid),
+            fs::Gid::from_raw(stat.st_gid),
+        );
+        match fs::fchown(to, Some(uid), Some(gid)) {
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(owners(&fs::fstat(to)?) == owners(stat))
 }
 
 /// Files that this process may have open.

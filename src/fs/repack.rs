@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::Fs;
 use super::attr::{self, Kind};
+use super::backing::own_alike;
 use super::content::Content;
 use super::errno::{FsError, Result};
 use super::files::Hold;
@@ -68,6 +69,20 @@ impl Snapshot<'_> {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.hold.node.id
+    }
+
+    /// Whether a file that takes its place can have its owner and group. Without root's rights a program owns what it makes, and who
+    /// owned a file should not lose it to whoever packs it.
+    ///
+    /// # Errors
+    /// What the backing file system answers.
+    pub fn owner_stays(&self) -> Result<bool> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(true);
+        }
+        let stat = self.hold.node.backing()?.stat()?;
+        let temp = self.hold.fs.archive.temp_file()?;
+        own_alike(&stat, temp.file())
     }
 
     /// Whether the file was written since.

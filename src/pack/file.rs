@@ -113,7 +113,7 @@ impl Encoder {
             )),
             None if snapshot.len() <= DISK_BLOCK => Some(Done::new(FileOutcome::Left)),
             Some(_) if snapshot.is_empty() => Some(Done::new(FileOutcome::Left)),
-            _ => None,
+            _ => foreign(snapshot)?,
         })
     }
 
@@ -130,6 +130,14 @@ impl Encoder {
         }
         Ok(own_models && segment.form == Form::Sealed && segment.block_size == self.block_size)
     }
+}
+
+/// What is said of a file that cannot be replaced, because its owner would lose it; none of one that is to be replaced.
+fn foreign(snapshot: &Snapshot<'_>) -> Result<Option<Done>, FsError> {
+    // With several names it is changed in place.
+    let stays = snapshot.links() > 1 || snapshot.owner_stays()?;
+    let why = "its owner and group could not be kept; let root, or its owner, do this";
+    Ok((!stays).then(|| Done::why(FileOutcome::Failed, why)))
 }
 
 /// What to do besides: for how many threads, whether for good, until when, and who hears of it.
@@ -396,6 +404,9 @@ fn decode(fs: &Fs, snapshot: Snapshot<'_>, how: How<'_>) -> Result<Option<Done>,
             FileOutcome::Skipped,
             "it has several names; remove all but one to unpack it",
         )));
+    }
+    if let Some(left) = foreign(&snapshot)? {
+        return Ok(Some(left));
     }
     let after = plain_bytes(&snapshot);
     if how.dry_run {

@@ -678,27 +678,30 @@ fn a_name_that_changes_between_a_file_and_a_link_leads_nowhere_else() {
 }
 
 #[test]
-fn packing_another_users_file_lends_nobody_the_packers_rights() {
+fn packing_another_users_file_neither_takes_it_nor_lends_the_packers_rights() {
     let Some(archive) = archive() else { return };
     let backing = archive.backing();
     let content = telemetry(60_000, 5);
     fs::write(backing.join("f"), &content).unwrap();
     sh(&backing, "chown 65534:65534 .; chown 1:1 f; chmod 6755 f");
     let program = env!("CARGO_BIN_EXE_vortex-fs");
-    for (command, name) in [("pack", "f.vortex"), ("unpack", "f")] {
+    let refused = |command: &str, name: &str| {
         let done = as_nobody(&backing, &format!("{program} {command} ."));
-        assert!(done.status.success(), "{}", said(&done));
+        assert_eq!(done.status.code(), Some(3), "{}", said(&done));
+        assert!(said(&done).contains("owner"), "{}", said(&done));
         let meta = fs::metadata(backing.join(name)).unwrap();
-        assert_eq!(
-            (meta.uid(), meta.mode() & 0o7777),
-            (NOBODY, 0o755),
-            "{command}"
-        );
-    }
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (1, 0o6755), "{command}");
+    };
+    refused("pack", "f");
     assert!(fs::read(backing.join("f")).unwrap() == content);
     // Who may keep the owner keeps the bits.
-    sh(&backing, "chown 1:1 f; chmod 6755 f");
     ok(vortex().arg("pack").arg(&backing));
-    let meta = fs::metadata(backing.join("f.vortex")).unwrap();
-    assert_eq!((meta.uid(), meta.mode() & 0o7777), (1, 0o6755));
+    refused("unpack", "f.vortex");
+    // Of a file of his own everybody keeps them.
+    sh(&backing, "chown 65534:65534 f.vortex; chmod 6755 f.vortex");
+    let done = as_nobody(&backing, &format!("{program} unpack ."));
+    assert!(done.status.success(), "{}", said(&done));
+    let meta = fs::metadata(backing.join("f")).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o7777), (NOBODY, 0o6755));
+    assert!(fs::read(backing.join("f")).unwrap() == content);
 }
