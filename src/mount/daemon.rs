@@ -12,7 +12,7 @@ use super::memory::{Budget, Governor, allocate_thriftily};
 use super::metrics::{Listening, MetricsAddr};
 use super::options::Options;
 use super::session::{Events, Mounted};
-use super::{MountError, check, logfile, privileges, spawn};
+use super::{MountError, check, logfile, privileges, spawn, syslog};
 use crate::fs::{DiskCacheOptions, Fs, FsOptions};
 use crate::pack::Defaults;
 use crate::pack::idle::{Idle, IdleSettings};
@@ -71,6 +71,9 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         .transpose()
         .map_err(refused)?;
     let private = private.as_ref().filter(|_| !read_only).map(AsFd::as_fd);
+    if background && read_only {
+        syslog::log_to_system().map_err(refused)?;
+    }
     if let Some(private) = private.filter(|_| background) {
         let log = archive.root().join(PRIVATE_DIR).join("log");
         logfile::log_to(private)

@@ -77,18 +77,27 @@ impl Write for LogFile {
 /// Sends the log of this process to the file in the private directory `dir`.
 pub(super) fn log_to(dir: BorrowedFd<'_>) -> io::Result<()> {
     let file = LogFile::open(dir)?;
-    let filter = env_logger::Env::default().filter_or("VORTEX_LOG", "info");
     // Fails only where a logger is set already.
-    let _ = env_logger::Builder::from_env(filter)
-        .target(env_logger::Target::Pipe(Box::new(file)))
-        .write_style(env_logger::WriteStyle::Never)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            let text = record.args().to_string();
-            writeln!(out, "{} {level}: {}", timestamp(), shown(&text))
-        })
+    let _ = to_pipe(Box::new(file))
+        .format(|out, record| writeln!(out, "{} {}", timestamp(), message(record)))
         .try_init();
     Ok(())
+}
+
+/// A log into `pipe`, as much as the environment says.
+pub(super) fn to_pipe(pipe: Box<dyn Write + Send>) -> env_logger::Builder {
+    let filter = env_logger::Env::default().filter_or("VORTEX_LOG", "info");
+    let mut builder = env_logger::Builder::from_env(filter);
+    builder
+        .target(env_logger::Target::Pipe(pipe))
+        .write_style(env_logger::WriteStyle::Never);
+    builder
+}
+
+/// What is logged, with its level, on one line.
+pub(super) fn message(record: &log::Record<'_>) -> String {
+    let level = record.level().as_str().to_ascii_lowercase();
+    format!("{level}: {}", shown(&record.args().to_string()))
 }
 
 /// Seconds since 1970 as `2026-01-31T12:00:00Z`.

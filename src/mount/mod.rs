@@ -26,6 +26,7 @@ mod requests;
 mod session;
 mod spawn;
 mod status;
+mod syslog;
 mod table;
 mod umount;
 

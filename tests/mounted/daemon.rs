@@ -2,7 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::process::Stdio;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::support::{
     Archive, fails, is_alive, kill, ok, sh, telemetry, vortex, wait_gone, wait_until,
@@ -180,6 +183,53 @@ fn background_log_is_in_the_archive() {
     assert!(
         log.lines().count() >= 2 && log.contains("mounted on"),
         "{log}"
+    );
+}
+
+#[test]
+fn background_log_of_a_read_only_mount_is_the_systems() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: takes root to stand in for the system's log");
+        return;
+    }
+    fs::write(archive.at("f"), telemetry(200_000, 1)).unwrap();
+    archive.umount();
+    let segment = File::options()
+        .write(true)
+        .open(archive.backing().join("f.vortex"))
+        .unwrap();
+    segment.write_all_at(&[0xaa; 100], 20_000).unwrap();
+    let socket = archive.backing().with_file_name("log");
+    let log = UnixDatagram::bind(&socket).unwrap();
+    let timeout = Some(Duration::from_secs(20));
+    log.set_read_timeout(timeout).unwrap();
+    // A socket that stands for the system's where this process alone sees it.
+    let script = r#"
+        made=; [ -e /dev/log ] || { made=yes; : > /dev/log; }
+        mount --bind "$1" /dev/log
+        "$2" mount --read-only "$3" "$4"
+        cat "$4/f" > /dev/null || true
+        "$2" umount "$4"
+        umount /dev/log; [ -z "$made" ] || rm /dev/log"#;
+    ok(Command::new("unshare")
+        .args(["--mount", "sh", "-euc", script, "sh"])
+        .arg(&socket)
+        .arg(vortex().get_program())
+        .args([archive.backing(), archive.mnt()]));
+    let mut said = String::new();
+    while !said.contains("err") {
+        let mut buf = [0; 1000];
+        let len = log.recv(&mut buf).expect(&said);
+        said += &String::from_utf8_lossy(&buf[..len]);
+        said += "\n";
+    }
+    assert!(said.contains("<30>vortex-fs["), "{said}");
+    assert!(
+        said.contains("<27>vortex-fs[") && said.contains("error: f (inode"),
+        "{said}"
     );
 }
 
