@@ -105,66 +105,68 @@ pub fn forget_thread_memory() {
     SCRATCH.with_borrow_mut(|scratch| *scratch = None);
 }
 
-/// Encodes `data`, cold or from a start state, with a network or without. A cold block that has a grid is coded with it and without.
+/// Encodes `data`, cold or from a start state, with a network or without.
+///
+/// A block from a start state has one form and one plan. A cold one has up to two forms, plain and on a grid, and each up to two
+/// plans: both forms are coded with their last plan, then the shorter one with its other plan, too.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
-    let Some((block, coded)) = on_grid(data, start) else {
-        return encode_as(data, None, net, start);
-    };
-    let header = grid::Header::of(&block, coded.len(), start.and_then(Start::grid));
-    if start.is_some() {
-        return encode_as(&coded, Some(&header), net, start);
-    }
-    let plain = match net.as_mut() {
-        Some(net) => encode_as(data, None, Some(&mut **net), None),
-        None => encode_as(data, None, None, None),
-    };
-    let short = encode_as(&coded, Some(&header), net, None);
-    if short.len() < plain.len() {
-        short
-    } else {
-        plain
-    }
-}
-
-/// Encodes a block, on a grid or not; a cold one with each plan that it may have.
-fn encode_as(
-    data: &[u8],
-    grid: Option<&grid::Header>,
-    mut net: Option<&mut dyn Net>,
-    start: Option<&Start>,
-) -> Vec<u8> {
-    let plans = match start {
-        None => Plan::candidates(data, net.is_some()),
-        Some(start) => vec![start.follow(data, net.is_some())],
-    };
-    // The last one coded is what the next start state finds at hand: the likelier one.
-    let coded = plans.iter().rev().map(|plan| {
-        let net = match net.as_mut() {
-            Some(net) => Some(&mut **net as &mut dyn Net),
-            None => None,
-        };
-        encode_planned(plan, data, grid, net, start)
+    let gridded = on_grid(data, start).map(|(block, coded)| {
+        let header = grid::Header::of(&block, coded.len(), start.and_then(Start::grid));
+        (header, coded)
     });
-    coded.min_by_key(Vec::len).unwrap_or_default()
+    let plain = Form { data, grid: None };
+    let gridded = gridded.as_ref().map(|(header, coded)| Form {
+        data: coded,
+        grid: Some(header),
+    });
+    if let Some(start) = start {
+        let form = gridded.unwrap_or(plain);
+        let plan = start.follow(form.data, net.is_some());
+        return form.encode(&plan, net, Some(start));
+    }
+    let forms = [Some(plain), gridded].into_iter().flatten();
+    let coded = forms.filter_map(|form| {
+        let mut plans = Plan::candidates(form.data, net.is_some());
+        let coded = form.encode(&plans.pop()?, lend(&mut net), None);
+        Some((form, plans, coded))
+    });
+    let Some((form, plans, mut best)) = coded.min_by_key(|(_, _, coded)| coded.len()) else {
+        return Vec::new();
+    };
+    // The block coded last is what the next start state finds at hand: so the likelier plan comes last.
+    for plan in plans.iter().rev() {
+        let coded = form.encode(plan, lend(&mut net), None);
+        if coded.len() <= best.len() {
+            best = coded;
+        }
+    }
+    best
 }
 
-/// Encodes a block with this plan.
-fn encode_planned(
-    plan: &Plan,
-    data: &[u8],
-    grid: Option<&grid::Header>,
-    net: Option<&mut dyn Net>,
-    start: Option<&Start>,
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len() / 4 + 16);
-    header::write(plan, net.is_some(), start.is_some(), grid, &mut out);
-    let mut coder = BitEncoder::new();
-    let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
-    block.extend_from_slice(data);
-    // Encoding cannot fail: every probability is nonzero.
-    let _ = run(&mut block, data.len(), *plan, &mut coder, net, start);
-    coder.finish(&mut out);
-    out
+/// The network for one encoding of several.
+fn lend<'a>(net: &'a mut Option<&mut dyn Net>) -> Option<&'a mut dyn Net> {
+    net.as_mut().map(|net| &mut **net as &mut dyn Net)
+}
+
+/// The bytes of a block that are coded: its own, or those on a grid.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    data: &'a [u8],
+    grid: Option<&'a grid::Header>,
+}
+
+impl Form<'_> {
+    fn encode(&self, plan: &Plan, net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.data.len() / 4 + 16);
+        header::write(plan, net.is_some(), start.is_some(), self.grid, &mut out);
+        let mut coder = BitEncoder::new();
+        let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
+        block.extend_from_slice(self.data);
+        // Encoding cannot fail: every probability is nonzero.
+        let _ = run(&mut block, self.data.len(), *plan, &mut coder, net, start);
+        coder.finish(&mut out);
+        out
+    }
 }
 
 /// The grid of a block that is to be coded from `start`, and the block on it: the grid of the state, or a new one where that does

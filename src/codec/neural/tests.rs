@@ -485,9 +485,13 @@ fn the_other_record_length_is_taken_where_it_pays() {
         panic!("{plans:?}");
     };
     assert_eq!(*likelier, Plan::find(&data, false));
+    let form = Form {
+        data: &data,
+        grid: None,
+    };
     let sizes = plans
         .iter()
-        .map(|plan| encode_planned(plan, &data, None, None, None).len())
+        .map(|plan| form.encode(plan, None, None).len())
         .collect::<Vec<_>>();
     assert!(sizes[1] < sizes[0], "{likelier:?} {other:?} {sizes:?}");
     let payload = encode(&data, None, None);

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::tests::{hex, unhex};
-use super::super::{Start, decode, encode, encode_as, header};
+use super::super::{Form, Plan, Start, decode, encode, header};
 use super::*;
 
 fn next(state: &mut u64) -> u64 {
@@ -58,7 +58,10 @@ fn on_grid(payload: &[u8]) -> bool {
 }
 
 fn without(data: &[u8]) -> usize {
-    encode_as(data, None, None, None).len()
+    let plain = Form { data, grid: None };
+    let plans = Plan::candidates(data, false);
+    let sizes = plans.iter().map(|p| plain.encode(p, None, None).len());
+    sizes.min().unwrap()
 }
 
 #[test]
@@ -487,7 +490,11 @@ fn a_state_has_no_more_bytes_than_its_block() {
     let data = block.inverse(&codes, 4000).unwrap();
     assert!(block.forward(&data).len() > data.len());
     let header = Header::of(&block, codes.len(), None);
-    let payload = encode_as(&codes, Some(&header), None, None);
+    let form = Form {
+        data: &codes,
+        grid: Some(&header),
+    };
+    let payload = form.encode(&Plan::find(&codes, false), None, None);
     assert_eq!(decode(&payload, 4000, None, None).as_deref(), Ok(&data[..]));
     let state = Start::then(None, &data, Some(&payload));
     assert_eq!(state.seen(), data);
