@@ -49,7 +49,9 @@ fn every_workload_is_measured_and_missing_peers_are_named_with_their_packages() 
         "logger",
         "read: page",
         "read: cache",
-        "read: cold",
+        "read: cold, in order",
+        "read: cold, neural, in order, one core",
+        "read: cold, neural, in order, all cores",
         "plain",
         "metadata",
     ] {

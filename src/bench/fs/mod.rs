@@ -9,6 +9,7 @@ mod figures;
 mod ingest;
 mod logger;
 mod metadata;
+mod neural;
 mod read;
 mod stage;
 mod system;
@@ -42,6 +43,8 @@ pub enum Workload {
     Cache,
     /// Reads of compressed files with all caches empty: in order, and 4 KiB at random places.
     Cold,
+    /// Reads of a packed file with all caches empty, by one core and by all.
+    Neural,
     /// Reads of files that are kept as they are.
     Plain,
     /// `find` and `ls -lR` over many files.
@@ -50,12 +53,13 @@ pub enum Workload {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 7] = [
+    pub const ALL: [Workload; 8] = [
         Workload::Ingest,
         Workload::Logger,
         Workload::Warm,
         Workload::Cache,
         Workload::Cold,
+        Workload::Neural,
         Workload::Plain,
         Workload::Metadata,
     ];
@@ -69,6 +73,7 @@ impl Workload {
             Workload::Warm => "warm",
             Workload::Cache => "cache",
             Workload::Cold => "cold",
+            Workload::Neural => "neural",
             Workload::Plain => "plain",
             Workload::Metadata => "metadata",
         }
@@ -160,6 +165,7 @@ pub fn run(plan: &Plan<'_>) -> Result<Report> {
             Workload::Warm => bench.warm()?,
             Workload::Cache => bench.cached()?,
             Workload::Cold => bench.cold()?,
+            Workload::Neural => bench.neural()?,
             Workload::Plain => bench.plain()?,
             Workload::Metadata => bench.metadata()?,
         });

@@ -221,14 +221,14 @@ impl<'a> Bench<'a> {
 }
 
 /// A file that is read.
-struct Opened {
+pub(super) struct Opened {
     path: PathBuf,
     file: File,
     len: u64,
 }
 
 impl Opened {
-    fn open(root: &Path, file: &Path) -> Result<Opened> {
+    pub(super) fn open(root: &Path, file: &Path) -> Result<Opened> {
         let path = root.join(file);
         let file = File::open(&path).map_err(at(&path))?;
         let len = file.metadata().map_err(at(&path))?.len();
@@ -236,7 +236,7 @@ impl Opened {
     }
 
     /// Reads it from its beginning to its end.
-    fn read(&self, buffer: &mut [u8]) -> Result<u64> {
+    pub(super) fn read(&self, buffer: &mut [u8]) -> Result<u64> {
         let mut sum = 0;
         loop {
             match self.file.read_at(buffer, sum).map_err(at(&self.path))? {
@@ -265,7 +265,7 @@ fn in_threads<T: Send>(threads: usize, work: impl Fn(usize) -> Result<T> + Sync)
     })
 }
 
-fn speed(bytes: u64, start: Instant) -> Sample {
+pub(super) fn speed(bytes: u64, start: Instant) -> Sample {
     Sample::of(bytes as f64 / start.elapsed().as_secs_f64() / 1e6)
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// Files and directories to make telemetry from: they are repeated with other readings
     #[arg(value_name = "DATA", required = true)]
     data: Vec<PathBuf>,
-    /// Measure only these: ingest, logger, warm, cache, cold, plain, metadata
+    /// Measure only these: ingest, logger, warm, cache, cold, neural, plain, metadata
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_workload)]
     only: Vec<Workload>,
     /// Compare only with these; all if none is named
