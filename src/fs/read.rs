@@ -129,7 +129,7 @@ impl Fs {
             let planned = content::stored_bytes(&pieces) + content::stored_bytes(&next);
             if caching == Caching::Keep && planned / 3 * 4 <= self.cache.limit() {
                 self.read_ahead(&source, &pieces, &next);
-                self.decode_unclaimed(&source, &pieces);
+                self.decode_unclaimed(&source, &pieces, &next);
             }
             let held = (attempt >= RETRIES).then_some(content);
             let failed = match self.assemble(&pieces, &source, out, caching) {

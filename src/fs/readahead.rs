@@ -189,13 +189,15 @@ impl Fs {
         }
     }
 
-    /// Decodes those of the pieces that nobody else does, before anybody waits for the others.
-    pub(super) fn decode_unclaimed(&self, source: &Arc<Source>, pieces: &[Piece]) {
-        for piece in pieces {
+    /// Decodes those of the pieces that nobody else does, before anybody waits for the others. Before each it gives the threads that
+    /// decode ahead more to do: they take no more than a little at a time.
+    pub(super) fn decode_unclaimed(&self, source: &Arc<Source>, pieces: &[Piece], next: &[Piece]) {
+        for (at, piece) in pieces.iter().enumerate() {
             if let Piece::Stored { block, entry, .. } = piece
                 && entry.codec == CodecId::Neural
                 && !self.has_or_decodes(source, entry)
             {
+                self.read_ahead(source, &pieces[at..], next);
                 // An error is told by who puts the pieces together.
                 let _ = self.decoded(source, *block, entry, Caching::Keep);
             }
