@@ -265,7 +265,7 @@ fn in_threads<T: Send>(threads: usize, work: impl Fn(usize) -> Result<T> + Sync)
     })
 }
 
-pub(super) fn speed(bytes: u64, start: Instant) -> Sample {
+fn speed(bytes: u64, start: Instant) -> Sample {
     Sample::of(bytes as f64 / start.elapsed().as_secs_f64() / 1e6)
 }
 
