@@ -156,8 +156,7 @@ pub fn start_knows(start: &Start, data: &[u8]) -> bool {
         PROBE
     };
     let probe = &data[..data.len().min(enough)];
-    let cold = neural::encode(probe, None, None).len();
-    neural::encode(probe, None, Some(start)).len() * 4 < cold * 3
+    neural::sample_len(probe, Some(start)) * 4 < neural::sample_len(probe, None) * 3
 }
 
 /// The smaller payload of a cold one and one from `start`, and which start that is. Where their beginnings tell, or a quarter of a
@@ -167,24 +166,20 @@ fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, 
     let Some(start) = start else {
         return (None, alone(None));
     };
-    let sizes = |n: usize| {
-        let probe = &data[..n];
-        let size = |start| neural::encode(probe, None, start).len();
-        (size(None), size(Some(start)))
-    };
-    // A beginning does not show whether floats are on a grid.
-    let whole = start.lacks_grid(data) || start.needs_more_than(PROBE.min(data.len() / 4));
-    if data.len() > 2 * PROBE && !whole {
-        let (cold, started) = sizes(PROBE);
-        // A state that knows such data saves most where a cold block still learns.
-        if started * 20 < cold * 19 {
-            return (Some(start), alone(Some(start)));
+    // A beginning shows neither that floats are on a grid nor, if it is too short, that they are on that of the state.
+    if !start.lacks_grid(data) {
+        for (n, least) in [(PROBE, 2 * PROBE), (data.len() / 4, 16 * PROBE)] {
+            if data.len() < least || start.needs_more_than(n) {
+                continue;
+            }
+            let size = |start| neural::sample_len(&data[..n], start);
+            let (cold, started) = (size(None), size(Some(start)));
+            // A state saves most where a cold block still learns: if it saves nothing there, the longer sample decides.
+            if n > PROBE || started < cold {
+                let start = (started <= cold).then_some(start);
+                return (start, alone(start));
+            }
         }
-    }
-    if data.len() >= 16 * PROBE && !whole {
-        let (cold, started) = sizes(data.len() / 4);
-        let start = (started <= cold).then_some(start);
-        return (start, alone(start));
     }
     let (cold, started) = (alone(None), alone(Some(start)));
     if started.len() < cold.len() {

@@ -89,19 +89,21 @@ thread_local! {
     static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
 }
 
-/// Bytes of the predictor that this thread keeps between blocks, and of the block that it remembers; 0 if the predictor has become
-/// a start state.
+/// Bytes of the predictor that this thread keeps between blocks, and of the block that it remembers; only those of a spare table, if
+/// any, if the predictor has become a start state.
 #[must_use]
 pub fn thread_memory() -> usize {
-    SCRATCH.with_borrow(|scratch| {
+    let kept = SCRATCH.with_borrow(|scratch| {
         scratch.as_ref().map_or(0, |s| {
             s.predictor.memory() + s.last.as_ref().map_or(0, |last| last.data.capacity())
         })
-    })
+    });
+    kept + slots::spare_memory()
 }
 
 /// Gives back the memory that this thread keeps between blocks.
 pub fn forget_thread_memory() {
+    slots::forget_spare();
     SCRATCH.with_borrow_mut(|scratch| *scratch = None);
 }
 
@@ -110,15 +112,9 @@ pub fn forget_thread_memory() {
 /// A block from a start state has one form and one plan. A cold one has up to two forms, plain and on a grid, and each up to two
 /// plans: both forms are coded with their last plan, then the shorter one with its other plan, too.
 pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
-    let gridded = on_grid(data, start).map(|(block, coded)| {
-        let header = grid::Header::of(&block, coded.len(), start.and_then(Start::grid));
-        (header, coded)
-    });
+    let gridded = gridded(data, start);
     let plain = Form { data, grid: None };
-    let gridded = gridded.as_ref().map(|(header, coded)| Form {
-        data: coded,
-        grid: Some(header),
-    });
+    let gridded = gridded.as_ref().map(Form::on_grid);
     if let Some(start) = start {
         let form = gridded.unwrap_or(plain);
         let plan = start.follow(form.data, net.is_some());
@@ -143,6 +139,30 @@ pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>)
     best
 }
 
+/// Bytes of a payload of `data`, a sample of a block, without a network: cold, with the first plan of each form, or from a start state.
+pub fn sample_len(data: &[u8], start: Option<&Start>) -> usize {
+    if start.is_some() {
+        return encode(data, None, start).len();
+    }
+    let gridded = gridded(data, None);
+    let forms = [
+        Some(Form { data, grid: None }),
+        gridded.as_ref().map(Form::on_grid),
+    ];
+    let sizes = forms.iter().flatten().map(|form| {
+        let plan = Plan::find(form.data, false);
+        form.encode(&plan, None, None).len()
+    });
+    sizes.min().unwrap_or_default()
+}
+
+/// The block on a grid with its header, if it is one to be coded so.
+fn gridded(data: &[u8], start: Option<&Start>) -> Option<(grid::Header, Vec<u8>)> {
+    let (block, coded) = on_grid(data, start)?;
+    let header = grid::Header::of(&block, coded.len(), start.and_then(Start::grid));
+    Some((header, coded))
+}
+
 /// The network for one encoding of several.
 fn lend<'a>(net: &'a mut Option<&mut dyn Net>) -> Option<&'a mut dyn Net> {
     net.as_mut().map(|net| &mut **net as &mut dyn Net)
@@ -155,7 +175,14 @@ struct Form<'a> {
     grid: Option<&'a grid::Header>,
 }
 
-impl Form<'_> {
+impl<'a> Form<'a> {
+    fn on_grid((header, coded): &'a (grid::Header, Vec<u8>)) -> Self {
+        Form {
+            data: coded,
+            grid: Some(header),
+        }
+    }
+
     fn encode(&self, plan: &Plan, net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.data.len() / 4 + 16);
         header::write(plan, net.is_some(), start.is_some(), self.grid, &mut out);

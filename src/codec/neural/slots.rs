@@ -9,6 +9,8 @@
 //! A bucket's first word holds its checksum in the upper 16 bits; words 1..=15 are the nodes of the half byte's
 //! binary tree. Every context has its own region, so two contexts never share a bucket.
 
+use std::cell::{Cell, RefCell};
+
 use super::contexts::CONTEXTS;
 use super::kernels::Kernel;
 
@@ -35,6 +37,29 @@ const FRESH: u32 = 0x8000_0100;
 pub(super) struct Bucket(pub(super) [u32; 16]);
 
 const EMPTY: Bucket = Bucket([FRESH; 16]);
+
+thread_local! {
+    /// Buckets of a dropped table: the system takes about as long to give cleared memory as to copy a table into it.
+    static SPARE: RefCell<Vec<Bucket>> = const { RefCell::new(Vec::new()) };
+    /// Whether this thread's table has become a start state's, so that it will need another one.
+    static WANTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Bytes of the spare table of this thread.
+pub(super) fn spare_memory() -> usize {
+    SPARE.with_borrow(|spare| spare.capacity() * size_of::<Bucket>())
+}
+
+/// This thread keeps the next table that it drops, for its own next one.
+pub(super) fn want_spare() {
+    WANTED.set(true);
+}
+
+/// Gives back the spare table of this thread, and keeps none any more.
+pub(super) fn forget_spare() {
+    WANTED.set(false);
+    SPARE.set(Vec::new());
+}
 
 /// The regions of all contexts, one after another.
 pub(super) struct Slots {
@@ -81,6 +106,11 @@ impl Slots {
 
     /// Makes room for `n` buckets, in huge pages where the system has them: nearly every look-up is on another page.
     fn allocate(&mut self, n: usize) {
+        if self.buckets.capacity() >= n {
+            return;
+        }
+        WANTED.set(false);
+        self.buckets = SPARE.take();
         if self.buckets.capacity() >= n {
             return;
         }
@@ -194,6 +224,15 @@ impl Slots {
     ) {
         for (&slot, &bucket) in slots.iter().zip(buckets) {
             self.buckets[bucket as usize].0[node & 15] = slot;
+        }
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // Where the thread is ending there is nothing to keep it for.
+        if WANTED.try_with(Cell::take) == Ok(true) {
+            let _ = SPARE.try_with(|spare| spare.replace(std::mem::take(&mut self.buckets)));
         }
     }
 }

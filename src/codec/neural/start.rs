@@ -11,6 +11,7 @@ use super::order;
 use super::plan::Plan;
 use super::predictor::Predictor;
 use super::samples::Layout;
+use super::slots;
 use super::{Last, SCRATCH, Scratch};
 
 /// The codec's state after some bytes. It never changes and is shared between threads.
@@ -163,6 +164,9 @@ fn just_coded(before: Option<&Start>, plan: Plan, data: &[u8]) -> Option<Predict
     let fits = |last: &Last| last.start == start && last.plan == plan && last.data == data;
     SCRATCH.with_borrow_mut(|scratch| {
         let found = scratch.take_if(|s| s.last.as_ref().is_some_and(fits));
+        if found.is_some() {
+            slots::want_spare();
+        }
         found.map(|s: Box<Scratch>| s.predictor)
     })
 }
