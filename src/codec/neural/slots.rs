@@ -262,3 +262,36 @@ pub(super) fn updated(slot: u32, rate: u32, y: u32) -> u32 {
     let h = (h & 127) | ((h >> 1 | h) & 128);
     p << 16 | h << 8 | (n + u32::from(n < COUNT_LIMIT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Slots {
+        let mut slots = Slots::new();
+        slots.reset(&[10; CONTEXTS], 1 << 16);
+        slots
+    }
+
+    #[test]
+    fn a_thread_whose_table_became_a_state_keeps_the_next_one_that_it_drops() {
+        forget_spare();
+        drop(table());
+        assert_eq!(spare_memory(), 0);
+        let [first, second] = [table(), table()];
+        let (at, memory) = (first.buckets.as_ptr(), first.memory());
+        want_spare();
+        drop(first);
+        assert!(spare_memory() >= memory);
+        let kept = spare_memory();
+        drop(second);
+        assert_eq!(spare_memory(), kept, "one is enough");
+        let third = table();
+        assert_eq!((third.buckets.as_ptr(), spare_memory()), (at, 0));
+        assert!(third.buckets.iter().all(|b| b.0 == EMPTY.0));
+        want_spare();
+        drop(third);
+        forget_spare();
+        assert_eq!(spare_memory(), 0);
+    }
+}
