@@ -72,7 +72,19 @@ pub fn encode_packed(
     model: Option<&Arc<engine::Model>>,
     start: Option<&Start>,
 ) -> Encoded {
-    let (start, alone) = best_start(data, start);
+    encode_after(None, data, model, start)
+}
+
+/// As [`encode_packed`], for a block that follows `before`: if that was coded from a start state, and `start` makes about as much of
+/// `data`, the two are alike and nobody asks whether it had better be cold.
+#[must_use]
+pub fn encode_after(
+    before: Option<&Encoded>,
+    data: &[u8],
+    model: Option<&Arc<engine::Model>>,
+    start: Option<&Start>,
+) -> Encoded {
+    let (start, alone) = best_start(before, data, start);
     let size = alone.len();
     let mut found = zstd_if_it_can_win(data, size);
     found.push(Candidate {
@@ -159,13 +171,26 @@ pub fn start_knows(start: &Start, data: &[u8]) -> bool {
     neural::sample_len(probe, Some(start)) * 4 < neural::sample_len(probe, None) * 3
 }
 
-/// The smaller payload of a cold one and one from `start`, and which start that is. Where their beginnings tell, or a quarter of a
-/// large block, only one of them is made.
-fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, Vec<u8>) {
+/// The smaller payload of a cold one and one from `start`, and which start that is. Where the block is like the one before it, or their
+/// beginnings tell, or a quarter of a large block, only one of them is made.
+fn best_start<'a>(
+    before: Option<&Encoded>,
+    data: &[u8],
+    start: Option<&'a Start>,
+) -> (Option<&'a Start>, Vec<u8>) {
     let alone = |start| neural::encode(data, None, start);
     let Some(start) = start else {
         return (None, alone(None));
     };
+    let mut made = None;
+    if let Some(before) = before.filter(|b| b.started && b.decoded_len as usize == data.len()) {
+        let started = alone(Some(start));
+        if started.len().abs_diff(before.payload.len()) * 16 <= started.len() {
+            return (Some(start), started);
+        }
+        made = Some(started);
+    }
+    let started_alone = || made.unwrap_or_else(|| alone(Some(start)));
     // A beginning shows neither that floats are on a grid nor, if it is too short, that they are on that of the state.
     if !start.lacks_grid(data) {
         for (n, least) in [(PROBE, 2 * PROBE), (data.len() / 4, 16 * PROBE)] {
@@ -176,12 +201,15 @@ fn best_start<'a>(data: &[u8], start: Option<&'a Start>) -> (Option<&'a Start>, 
             let (cold, started) = (size(None), size(Some(start)));
             // A state saves most where a cold block still learns: if it saves nothing there, the longer sample decides.
             if n > PROBE || started < cold {
-                let start = (started <= cold).then_some(start);
-                return (start, alone(start));
+                return if started <= cold {
+                    (Some(start), started_alone())
+                } else {
+                    (None, alone(None))
+                };
             }
         }
     }
-    let (cold, started) = (alone(None), alone(Some(start)));
+    let (cold, started) = (alone(None), started_alone());
     if started.len() < cold.len() {
         (Some(start), started)
     } else {
@@ -390,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_block_like_the_one_before_it_is_small_and_decodes_from_the_same_state_only() {
-        let lines: Vec<u8> = (0..4000u32)
+        let lines: Vec<u8> = (0..6000u32)
             .flat_map(|i| format!("{},{},{}\n", i * 3, i * i % 977, i % 7).into_bytes())
             .collect();
         let (first, rest) = lines.split_at(20_000);
@@ -406,6 +434,23 @@ mod tests {
         assert_eq!(from(Some(&second)).as_deref(), Ok(data));
         assert_eq!(from(None), Err(CodecError::Neural(NeuralError::Start)));
         assert_ne!(from(Some(&first)).as_deref(), Ok(data));
+        // What follows it is only compared with a cold block if it is another kind of data.
+        let third = Start::then(Some(&second), data, Some(&e.payload));
+        let after = |data: &[u8]| encode_after(Some(&e), data, None, Some(&third));
+        let next = &rest[20_000..30_000];
+        assert!(after(next).started);
+        assert_eq!(
+            after(next).payload,
+            neural::encode(next, None, Some(&third))
+        );
+        let mut x = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 24) as u8 & 0x8f
+        })
+        .take(10_000)
+        .collect();
+        assert!(!after(&noise).started);
         let other = b"a line of text 12\n".repeat(9);
         let cold = encode_packed(&other, None, None);
         assert_eq!(

@@ -100,12 +100,14 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Every way is tried, with the `model` or without, or only the one that `neighbour` was encoded.
+    /// Every way is tried, with the `model` or without, or only the one that `neighbour` was encoded. `before` is a key block just
+    /// before this one.
     pub(super) fn encode(
         &self,
         block: &[u8],
         start: Option<&Start>,
         neighbour: Option<&Encoded>,
+        before: Option<&Encoded>,
         model: bool,
     ) -> Encoded {
         let Encoding::Packed(profile) = self else {
@@ -114,15 +116,20 @@ impl Encoding {
         let known = profile.as_ref().map(|profile| &profile.model);
         match neighbour {
             Some(neighbour) => codec::encode_like(neighbour, block, known, start),
-            None => codec::encode_packed(block, known.filter(|_| model), start),
+            None => codec::encode_after(before, block, known.filter(|_| model), start),
         }
     }
 
-    /// As a key block: start states are made without a model.
-    pub(super) fn encode_key(&self, block: &[u8], start: Option<&Start>) -> Encoded {
+    /// As a key block after `before`: start states are made without a model.
+    pub(super) fn encode_key(
+        &self,
+        block: &[u8],
+        start: Option<&Start>,
+        before: Option<&Encoded>,
+    ) -> Encoded {
         match self {
             Encoding::Fresh => codec::encode_fresh(block),
-            Encoding::Packed(_) => codec::encode_packed(block, None, start),
+            Encoding::Packed(_) => codec::encode_after(before, block, None, start),
         }
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn write_segment(
         },
         patience: Patience::default(),
         model_from: 0,
+        key: None,
     };
     for_each_batch(source, options, |batch| writing.batch(batch))?;
     let mut report = writing.report;
@@ -70,6 +71,8 @@ struct Writing<'a> {
     patience: Patience,
     /// Block from which on the model is tried again.
     model_from: u64,
+    /// The key block that was coded last, if no other block came after it.
+    key: Option<Encoded>,
 }
 
 impl Writing<'_> {
@@ -98,11 +101,14 @@ impl Writing<'_> {
         let data = read_block(self.source, self.options, block)?;
         if data.iter().any(|&b| b != 0) {
             let (number, state) = self.starting.now();
-            let encoded = self.options.encoding.encode_key(&data, state);
+            let before = self.key.take();
+            let encoding = &self.options.encoding;
+            let encoded = encoding.encode_key(&data, state, before.as_ref());
             let entry = self.writer.push_from(block, &encoded, number)?;
             self.report.count(&encoded);
             self.starting
                 .add(&mut self.writer, &entry, &data, &encoded)?;
+            self.key = Some(encoded);
         }
         note_progress(self.options, data.len());
         Ok(())
@@ -115,10 +121,14 @@ impl Writing<'_> {
             return Ok(());
         };
         let model = first >= self.model_from;
+        let key = self.key.take();
         let encode = |block: u64, neighbour: Option<&Encoded>| {
             let data = read_block(source, options, block)?;
             let zero = data.iter().all(|&b| b == 0);
-            let encoded = (!zero).then(|| options.encoding.encode(&data, state, neighbour, model));
+            let encoded = (!zero).then(|| {
+                let encoding = &options.encoding;
+                encoding.encode(&data, state, neighbour, key.as_ref(), model)
+            });
             note_progress(options, data.len());
             Ok::<_, StoreError>(encoded)
         };
@@ -166,7 +176,7 @@ impl Writing<'_> {
             let mut size = 0;
             for data in &data {
                 note_progress(self.options, 0);
-                let encoded = encoding.encode_key(data, before.as_ref());
+                let encoded = encoding.encode_key(data, before.as_ref(), None);
                 size += encoded.payload.len();
                 let (codec, payload) = (encoded.codec, &encoded.payload);
                 before = Some(codec::state_after(before.as_ref(), data, codec, payload));
@@ -176,7 +186,7 @@ impl Writing<'_> {
         let stale = || -> usize {
             let sizes = data.iter().map(|d| {
                 note_progress(self.options, 0);
-                encoding.encode_key(d, Some(state)).payload.len()
+                encoding.encode_key(d, Some(state), None).payload.len()
             });
             sizes.sum()
         };
