@@ -119,6 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_before_it_is_read_back_is_refused() {
+        let (_dir, temp) = temp();
+        let spoil = |_| temp.file().write_all_at(b"!", 5).expect("write");
+        let result = write_plain(&Bytes(vec![1; 100]), &temp, 1, &Cancel::default(), &spoil);
+        assert!(
+            matches!(result, Err(StoreError::ReadBack { block: 0 })),
+            "{result:?}"
+        );
+    }
+
+    #[test]
     fn every_length_is_written_out_and_zeros_become_holes() {
         for len in [0, 1, 4095, 4096, (1 << 20) - 1, 1 << 20, (3 << 20) + 17] {
             let mut data: Vec<u8> = (0..len).map(|i: usize| (i * i >> 7) as u8 | 1).collect();

@@ -36,6 +36,9 @@ pub fn prune(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
         return Err(StoreError::Busy(archive.root().to_path_buf()));
     }
     let unused = unused(archive)?;
+    if !unused.is_empty() {
+        settle(archive)?;
+    }
     for thing in &unused {
         match *thing {
             Thing::Model(id) => archive.models().remove(id)?,
@@ -45,6 +48,16 @@ pub fn prune(archive: &Archive) -> Result<Vec<Thing>, StoreError> {
         }
     }
     Ok(unused)
+}
+
+/// Makes the names in all folders durable: a segment that was removed must not come back after a power loss that its model does not
+/// come back from. Each folder by itself, because some may lie on other disks.
+fn settle(archive: &Archive) -> Result<(), StoreError> {
+    tree::walk(archive.root_fd(), Reach::All, &mut |folder| {
+        fs::fsync(folder.dir)
+            .map_err(|e| StoreError::io(archive.root().join(folder.path))(e.into()))?;
+        Ok(Next::Folder)
+    })
 }
 
 /// Every model and primer that a segment of the archive names.

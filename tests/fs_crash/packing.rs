@@ -1,13 +1,13 @@
 //! Other forms of the same content: packed, packed again, in place, unpacked, made live.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vortex_fs::codec::ModelId;
 use vortex_fs::pack::Direction;
 use vortex_fs::pack::protocol::Job;
 use vortex_fs::segment::{Form, Segment, StartEntry};
-use vortex_fs::store::Archive;
+use vortex_fs::store::{Access, Archive, Thing, usage};
 
 use crate::world::{RDWR, ROOT, World, noise, os, stored_names};
 
@@ -116,6 +116,34 @@ fn packing_with_a_model_that_only_the_archive_has() {
     world.is_durable();
     assert_eq!(done.files, 1, "{done:?}");
     world.survives_every_crash("pack with a model");
+}
+
+/// A file whose removal no sync made durable may come back, and then needs its model.
+#[test]
+fn pruning_the_model_of_a_file_that_was_just_removed() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (path, model) = own_model(&elsewhere);
+    world.open();
+    world.segment("a.csv", &telemetry());
+    let own = Job {
+        profile: Some(path.to_string_lossy().into_owned()),
+        ..job()
+    };
+    assert_eq!(world.job(Direction::Pack, own).done, 1);
+    assert_eq!(stored(&world, "a.csv", |s| s.models().to_vec()), [model]);
+    world.begin();
+    world.will(|tree| {
+        tree.remove(Path::new("a.csv"));
+    });
+    world.fs().unlink(ROOT, os("a.csv")).unwrap();
+    world.close();
+    let archive = Archive::open(world.recorder.path(), Access::Write).unwrap();
+    assert_eq!(usage::prune(&archive).unwrap(), [Thing::Model(model)]);
+    drop(archive);
+    world.survives_every_crash("remove and prune");
 }
 
 /// What the private directory holds must be as safe as the files that need it, from the first one on.
