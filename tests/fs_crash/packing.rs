@@ -1,6 +1,6 @@
 //! Other forms of the same content: packed, packed again, in place, unpacked, made live.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use vortex_fs::codec::ModelId;
@@ -25,13 +25,17 @@ fn alike(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-/// A model that no program brings along, so that only the archive's copy serves.
-fn own_model(dir: &tempfile::TempDir) -> (PathBuf, ModelId) {
+/// Packing with a model that no program brings along, so that only the archive's copy serves; its file goes into `dir`.
+fn own_model(dir: &tempfile::TempDir) -> (Job, ModelId) {
     let mut bytes = include_bytes!("../../profiles/fast.safetensors").to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     let path = dir.path().join("own.safetensors");
     std::fs::write(&path, &bytes).unwrap();
-    (path, ModelId::of(&bytes))
+    let own = Job {
+        profile: Some(path.to_string_lossy().into_owned()),
+        ..job()
+    };
+    (own, ModelId::of(&bytes))
 }
 
 /// Two disk blocks of text that a model makes smaller.
@@ -97,15 +101,11 @@ fn packing_with_a_model_that_only_the_archive_has() {
         return;
     };
     let elsewhere = tempfile::tempdir().unwrap();
-    let (path, model) = own_model(&elsewhere);
+    let (own, model) = own_model(&elsewhere);
     let text = telemetry();
     world.open();
     world.segment("a.csv", &text);
     world.begin();
-    let own = Job {
-        profile: Some(path.to_string_lossy().into_owned()),
-        ..job()
-    };
     let done = world.job(Direction::Pack, own);
     world.is_durable();
     assert_eq!(done.done, 1, "{done:?}");
@@ -125,13 +125,9 @@ fn pruning_the_model_of_a_file_that_was_just_removed() {
         return;
     };
     let elsewhere = tempfile::tempdir().unwrap();
-    let (path, model) = own_model(&elsewhere);
+    let (own, model) = own_model(&elsewhere);
     world.open();
     world.segment("a.csv", &telemetry());
-    let own = Job {
-        profile: Some(path.to_string_lossy().into_owned()),
-        ..job()
-    };
     assert_eq!(world.job(Direction::Pack, own).done, 1);
     assert_eq!(stored(&world, "a.csv", |s| s.models().to_vec()), [model]);
     world.begin();
@@ -153,15 +149,11 @@ fn packing_right_after_the_archive_was_made() {
         return;
     };
     let elsewhere = tempfile::tempdir().unwrap();
-    let (path, model) = own_model(&elsewhere);
+    let (own, model) = own_model(&elsewhere);
     world.plain("a.csv", &telemetry());
     world.begin();
     Archive::init(world.recorder.path()).unwrap();
     world.open();
-    let own = Job {
-        profile: Some(path.to_string_lossy().into_owned()),
-        ..job()
-    };
     assert_eq!(world.job(Direction::Pack, own).done, 1);
     world.is_durable();
     assert_eq!(stored(&world, "a.csv", |s| s.models().to_vec()), [model]);
