@@ -47,7 +47,15 @@ impl Scores {
     fn of(block: &[u8]) -> Self {
         match MAX_STRIDE.min(block.len() / 4) {
             0 | 1 => Scores(Vec::new()),
-            longest => Scores((1..=longest).map(|r| score(block, r)).collect()),
+            longest => {
+                let mut scores: Vec<u32> = (1..=longest.min(SHORT))
+                    .map(|r| score(block, r, u64::MAX))
+                    .collect();
+                // Long strides count only if one of them halves the best short score, and then those about as good as that one.
+                let bound = u64::from(good(least(&scores) / 2)) + 1;
+                scores.extend((SHORT + 1..=longest).map(|r| score(block, r, bound)));
+                Scores(scores)
+            }
         }
     }
 
@@ -58,7 +66,7 @@ impl Scores {
     fn first(&self) -> usize {
         let (short, long) = self.0.split_at(self.short().len());
         let far = long.iter().copied().min();
-        match far.filter(|&far| 2 * far < least(short)) {
+        match far.filter(|&far| 2 * u64::from(far) < u64::from(least(short))) {
             Some(far) => SHORT + smallest(long, far),
             None => self.best_short(),
         }
@@ -107,24 +115,34 @@ fn least(scores: &[u32]) -> u32 {
 
 /// The first of the strides from 1 on that are nearly as good as the best score.
 fn smallest(scores: &[u32], best: u32) -> usize {
-    let good = best + best * 3 / 100 + 51;
+    let good = good(best);
     scores.iter().position(|&s| s <= good).map_or(0, |i| i + 1)
 }
 
-fn score(block: &[u8], stride: usize) -> u32 {
-    let (mut sum, mut count) = (0u64, 0u64);
+/// Up to which score a stride is nearly as good as one of score `best`.
+fn good(best: u32) -> u32 {
+    best + best * 3 / 100 + 51
+}
+
+/// The mean cost of the differences at `stride`; [`u32::MAX`] as soon as it is known to be above `bound`.
+fn score(block: &[u8], stride: usize, bound: u64) -> u32 {
     let step = (block.len() / SAMPLES).max(SAMPLE_LEN);
-    for start in (0..block.len()).step_by(step) {
-        let from = start.max(stride);
-        let to = (start + SAMPLE_LEN).min(block.len());
-        if from < to {
-            let (new, old) = (&block[from..to], &block[from - stride..to - stride]);
-            sum += new
-                .iter()
-                .zip(old)
-                .map(|(a, b)| u64::from(COST[usize::from(a.wrapping_sub(*b))]))
-                .sum::<u64>();
-            count += (to - from) as u64;
+    let samples = || {
+        (0..block.len()).step_by(step).filter_map(|start| {
+            let from = start.max(stride);
+            let to = (start + SAMPLE_LEN).min(block.len());
+            (from < to).then_some((from, to))
+        })
+    };
+    let count = samples().map(|(from, to)| (to - from) as u64).sum::<u64>();
+    let most = bound.saturating_mul(count.max(1));
+    let mut sum = 0u64;
+    for (from, to) in samples() {
+        let (new, old) = (&block[from..to], &block[from - stride..to - stride]);
+        let costs = (new.iter().zip(old)).map(|(a, b)| COST[usize::from(a.wrapping_sub(*b))]);
+        sum += u64::from(costs.map(u32::from).sum::<u32>());
+        if sum * 256 > most {
+            return u32::MAX;
         }
     }
     (sum * 256 / count.max(1)) as u32
@@ -167,6 +185,29 @@ mod tests {
                 record
             });
             assert_eq!(usize::from(detect(&records.collect::<Vec<_>>())), len);
+        }
+    }
+
+    #[test]
+    fn long_strides_that_are_given_up_would_not_have_been_taken() {
+        let mut s = 9;
+        for len in [1usize, 7, 24, 500, SHORT + 3, 700, 1544, 2 * SHORT + 6] {
+            for clean in [1, 2, 3, 9, 200] {
+                let record: Vec<u8> = (0..len).map(|_| noise(&mut s)).collect();
+                let records = (0..30_000).map(|i| {
+                    let n = noise(&mut s);
+                    record[i % len] ^ if n.is_multiple_of(clean) { n } else { 0 }
+                });
+                let block: Vec<u8> = records.collect();
+                let all = Scores(
+                    (1..=MAX_STRIDE)
+                        .map(|r| score(&block, r, u64::MAX))
+                        .collect(),
+                );
+                let (first, fast) = (all.first(), Scores::of(&block));
+                assert_eq!(fast.first(), first, "{len} {clean}");
+                assert_eq!(fast.second(first), all.second(first), "{len} {clean}");
+            }
         }
     }
 
