@@ -52,6 +52,9 @@ impl DecoderModel<16> for Bit {
 
 /// One direction of coding: the encoder passes the given bit through, the decoder ignores it and returns its own.
 pub(super) trait BitCoder {
+    /// Whether bits are known before they are coded.
+    const KNOWS: bool;
+
     /// Codes one bit whose probability of being 1 is `p / 65536` (`p` is clamped to 1..=65535).
     fn code(&mut self, bit: u32, p: i32) -> Result<u32, NeuralError>;
 }
@@ -85,6 +88,8 @@ impl BitEncoder {
 }
 
 impl BitCoder for BitEncoder {
+    const KNOWS: bool = true;
+
     #[inline(always)]
     fn code(&mut self, bit: u32, p: i32) -> Result<u32, NeuralError> {
         match self.0.encode_symbol(bit != 0, model(p)) {
@@ -117,6 +122,8 @@ impl<'a> BitDecoder<'a> {
 }
 
 impl BitCoder for BitDecoder<'_> {
+    const KNOWS: bool = false;
+
     #[inline(always)]
     fn code(&mut self, _bit: u32, p: i32) -> Result<u32, NeuralError> {
         match self.0.decode_symbol(model(p)) {
@@ -167,6 +174,8 @@ impl ReadWords<u16, Queue> for Words<'_> {
 pub(super) struct Replay;
 
 impl BitCoder for Replay {
+    const KNOWS: bool = true;
+
     #[inline(always)]
     fn code(&mut self, bit: u32, _p: i32) -> Result<u32, NeuralError> {
         Ok(bit)

@@ -7,6 +7,16 @@ use super::slots::Sizes;
 /// Counter tables.
 pub(super) const CONTEXTS: usize = 16;
 
+/// Bytes from the alignment pointer on that one context of text looks at, as far as they are known.
+const AHEAD: usize = 4;
+
+/// Whether what [`contexts`] finds for lane `lane` stays the same while other lanes go on.
+#[inline(always)]
+pub(super) fn are_settled(lane: &Lane, finder: &Finder, kind: Kind) -> bool {
+    let q = lane.aligned as usize;
+    kind == Kind::Binary || lane.aligned == NONE || finder.known(q) >= q + AHEAD
+}
+
 /// Sizes of the contexts' regions, for records and for text.
 pub(super) fn sizes(kind: Kind) -> Sizes {
     match kind {
@@ -69,7 +79,7 @@ pub(super) fn contexts(
             0
         };
         trust = 1 + u64::from(lane.misses.min(3));
-        let known = (finder.known(q) - q).min(4);
+        let known = (finder.known(q) - q).min(AHEAD);
         for j in 0..known {
             ahead |= u64::from(block[q + j]) << (8 * j);
         }

@@ -190,6 +190,8 @@ impl Direct {
 struct Tally(i32);
 
 impl BitCoder for Tally {
+    const KNOWS: bool = true;
+
     #[inline(always)]
     fn code(&mut self, bit: u32, p: i32) -> Result<u32, NeuralError> {
         self.0 += cost(p, bit);

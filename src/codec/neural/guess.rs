@@ -5,6 +5,7 @@
 //! instead of eight large ones.
 
 use super::history;
+use super::kernels::Kernel;
 use super::lane::{Lane, NONE};
 use super::plan::{Kind, Plan};
 use super::tables::{odds, squash};
@@ -119,9 +120,9 @@ impl Guesses {
         size_of_val(&self.cells[..]) + size_of_val(&self.weights[..]) + self.columns.len()
     }
 
-    /// What comes next in `lane`.
+    /// What comes next in `lane`, without its probability, which [`Guesses::weigh`] finds: what that looks up is asked for meanwhile.
     #[inline(always)]
-    pub(super) fn make(&self, lane: &Lane, block: &[u8], plan: &Plan) -> Guess {
+    pub(super) fn make<K: Kernel>(&self, k: K, lane: &Lane, block: &[u8], plan: &Plan) -> Guess {
         let pos = lane.start + lane.t;
         let at = |q: u32| (q != NONE).then(|| block[q as usize]);
         let (matched, aligned) = (at(lane.matched), at(lane.aligned));
@@ -173,6 +174,20 @@ impl Guesses {
         };
         for i in 0..TABLES {
             guess.cells[i] = place(i, values[i]);
+            if let Some(cell) = self.cells.get(guess.cells[i] as usize) {
+                k.prefetch(cell);
+            }
+        }
+        guess
+    }
+
+    /// Finds the probability of `guess`, if there is one.
+    #[inline(always)]
+    pub(super) fn weigh(&self, guess: &mut Guess) {
+        if guess.byte == 0 {
+            return;
+        }
+        for i in 0..TABLES {
             let cell = self.cells[guess.cells[i] as usize];
             let confidence = (cell & 1023).min(30) as i32;
             guess.x[i] = odds(((cell >> 16) as i32).max(1)) * (102 + confidence * 5) >> 8;
@@ -183,7 +198,6 @@ impl Guesses {
             .map(|(&w, &x)| i64::from(w) * i64::from(x))
             .sum();
         guess.p = squash((dot >> 16) as i32).clamp(16, 65535);
-        guess
     }
 
     /// Learns whether `guess`, if there was one, was right.

@@ -1,5 +1,6 @@
 //! What one lane knows about its past: previous bytes, words, fields, matches and the alignment pointer.
 
+use super::kernels::Kernel;
 use super::plan::{Kind, NET_LANES, Plan};
 
 /// Fields remembered per line.
@@ -214,6 +215,17 @@ impl Finder {
         (1..=room)
             .take_while(|&j| block[q - j] == block[p - j])
             .count()
+    }
+
+    /// Asks for what [`Finder::step`] will look up if `lane`'s next byte is `byte`.
+    #[inline(always)]
+    pub(super) fn prefetch<K: Kernel>(&self, k: K, lane: &Lane, byte: u8) {
+        let past = lane.past << 8 | u64::from(byte);
+        for (table, n) in [(&self.aims, AIM), (&self.matches, MATCH)] {
+            if let Some(entry) = table.get(key(past, n)) {
+                k.prefetch(entry);
+            }
+        }
     }
 
     /// Lane `l` has its next byte: follow the pointers, aim those that are lost, and let others find this place.

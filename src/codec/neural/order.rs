@@ -88,7 +88,7 @@ fn steps<K: Kernel, C: BitCoder>(
         let alone = net.is_none();
         let mut todo = 0u32;
         for l in 0..starts.len() {
-            if let Some(guess) = next_open(p, block, coder, l, alone)? {
+            if let Some(guess) = next_open(k, p, block, coder, l, alone)? {
                 guesses[l] = guess;
                 todo |= 1 << l;
             }
@@ -128,18 +128,22 @@ fn steps<K: Kernel, C: BitCoder>(
 /// Codes the bytes of lane `l` that are surely guessed, if it may go on `alone`, up to the first one that is not, or wrongly: the guess
 /// about that one, or nothing at the lane's end.
 #[inline(always)]
-fn next_open<C: BitCoder>(
+fn next_open<K: Kernel, C: BitCoder>(
+    k: K,
     p: &mut Predictor,
     block: &mut [u8],
     coder: &mut C,
     l: usize,
     alone: bool,
 ) -> Result<Option<Guess>, NeuralError> {
+    // A byte behind one that was coded in full is likely to be another one.
+    let mut open = true;
     while p.lanes[l].t < p.lanes[l].len {
         if alone && p.direct(block, l, coder)? {
             continue;
         }
-        let mut guess = p.guess(block, l);
+        let mut guess = p.guess(k, block, l, open);
+        open = false;
         if !alone || !guess.is_sure() {
             return Ok(Some(guess));
         }
@@ -171,6 +175,11 @@ fn half_byte<K: Kernel, C: BitCoder, const N: usize>(
         let lane = &p.lanes[first + i];
         bytes[i] = u32::from(block[lane.start + lane.t]);
         p.begin_half(k, first + i);
+    }
+    if half == 4 {
+        for i in 0..N {
+            p.look_ahead(k, first + i, C::KNOWS.then_some(bytes[i]));
+        }
     }
     for b in (half..half + 4).rev() {
         let odds = p.predict::<K, N>(k, first, b);

@@ -6,7 +6,7 @@
 use super::NeuralError;
 use super::apm::{self, Apm};
 use super::coder::BitCoder;
-use super::contexts::{contexts, sizes};
+use super::contexts::{CONTEXTS, are_settled, contexts, sizes};
 use super::direct::{Direct, Number, WIDE};
 use super::guess::{Guess, Guesses};
 use super::history::Histories;
@@ -140,6 +140,9 @@ impl Predictor {
             }
             self.lanes.push(lane);
         }
+        for w in &mut self.work {
+            w.ready_at = usize::MAX;
+        }
         self.finder.begin(seen, len, whole);
         self.samples.begin(plan.lanes);
     }
@@ -156,10 +159,29 @@ impl Predictor {
             + (1 << 17)
     }
 
-    /// What comes next in lane `l`.
+    /// What comes next in lane `l`. Where the byte is `open`, likely to be coded in full, its contexts are made ready, too: so the wait for
+    /// their buckets is one with that for the guess's cells.
     #[inline(always)]
-    pub(super) fn guess(&self, block: &[u8], l: usize) -> Guess {
-        self.guesses.make(&self.lanes[l], block, &self.plan)
+    pub(super) fn guess<K: Kernel>(&mut self, k: K, block: &[u8], l: usize, open: bool) -> Guess {
+        let mut guess = self.guesses.make(k, &self.lanes[l], block, &self.plan);
+        if open {
+            self.make_ready(k, block, l);
+        }
+        self.guesses.weigh(&mut guess);
+        guess
+    }
+
+    /// Finds the contexts of lane `l`'s next byte and asks for their buckets.
+    #[inline(always)]
+    fn make_ready<K: Kernel>(&mut self, k: K, block: &[u8], l: usize) {
+        let (lane, w) = (&self.lanes[l], &mut self.work[l]);
+        w.near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
+        w.ready_at = if are_settled(lane, &self.finder, self.plan.kind) {
+            lane.t
+        } else {
+            usize::MAX
+        };
+        self.slots.prefetch(k, &w.hashes);
     }
 
     /// Codes lane `l`'s next byte, if that is to be done directly: whether it was.
@@ -224,19 +246,22 @@ impl Predictor {
         let step = self.step;
         self.rate = 600 + 600 * 64 / (64 + step);
         self.step += 1;
-        let lanes = self.lanes.iter().zip(&mut self.work).zip(guesses);
-        for (l, ((lane, w), guess)) in lanes.enumerate() {
+        for (l, guess) in guesses.iter().enumerate().take(self.lanes.len()) {
             if todo >> l & 1 == 0 {
                 continue;
             }
+            if self.work[l].ready_at != self.lanes[l].t {
+                self.make_ready(k, block, l);
+            }
+            let lane = &self.lanes[l];
             if !self.samples.is_empty() {
                 let pos = lane.start + lane.t;
                 (self.samples).begin_byte(l, self.plan.place(pos), block, pos, lane.begin);
             }
-            let near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
             let matched = (lane.matched != NONE).then(|| block[lane.matched as usize]);
-            w.begin_byte(near, lane, matched, guess);
-            self.slots.prefetch(k, &w.hashes);
+            let w = &mut self.work[l];
+            w.ready_at = usize::MAX;
+            w.begin_byte(lane, matched, guess);
         }
     }
 
@@ -256,12 +281,19 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn turn<K: Kernel>(&mut self, k: K, l: usize) {
         let w = &mut self.work[l];
-        let salt = w.partial.wrapping_mul(0x9e37_79b1);
-        for h in &mut w.hashes {
-            let x = h.wrapping_add(salt).wrapping_mul(0x85eb_ca6b);
-            *h = x ^ x >> 15;
-        }
+        w.hashes = lower(&w.hashes, w.partial);
         self.slots.prefetch(k, &w.hashes);
+    }
+
+    /// Asks for what lane `l`'s second half byte, and the end of the byte, will look up, while the first half is coded: if the byte is `byte`, or
+    /// the one that is expected.
+    #[inline(always)]
+    pub(super) fn look_ahead<K: Kernel>(&mut self, k: K, l: usize, byte: Option<u32>) {
+        let w = &self.work[l];
+        let byte = byte.unwrap_or(w.expected()) as u8;
+        let hashes = lower(&w.hashes, 16 | u32::from(byte >> 4));
+        self.slots.prefetch(k, &hashes);
+        self.finder.prefetch(k, &self.lanes[l], byte);
     }
 
     /// Probabilities (16 bits) that the next bits of `N` lanes from `first` on are 1. `b` counts bits down from 7.
@@ -371,6 +403,18 @@ impl Predictor {
     pub(super) fn byte(&self, l: usize) -> u8 {
         self.work[l].partial as u8
     }
+}
+
+/// The hashes of contexts for a byte's lower half, `upper` being its upper one behind a leading 1.
+#[inline(always)]
+fn lower(hashes: &[u32; CONTEXTS], upper: u32) -> [u32; CONTEXTS] {
+    let salt = upper.wrapping_mul(0x9e37_79b1);
+    let mut out = *hashes;
+    for h in &mut out {
+        let x = h.wrapping_add(salt).wrapping_mul(0x85eb_ca6b);
+        *h = x ^ x >> 15;
+    }
+    out
 }
 
 /// The node of the half byte's tree: 1..=15.

@@ -25,6 +25,8 @@ pub(super) type Expectations = Vec<u32>;
 pub(super) struct Work {
     pub(super) hashes: [u32; CONTEXTS],
     pub(super) near: Near,
+    /// The lane's byte that `hashes` and `near` are ready for; none once it has begun.
+    pub(super) ready_at: usize,
     pub(super) buckets: [u32; CONTEXTS],
     pub(super) inputs: Inputs,
     pub(super) mix: Mix,
@@ -92,6 +94,7 @@ impl Work {
         Work {
             hashes: [0; CONTEXTS],
             near: Near::default(),
+            ready_at: usize::MAX,
             buckets: [0; CONTEXTS],
             inputs: Inputs::new(),
             mix: Mix::new(),
@@ -107,20 +110,19 @@ impl Work {
 
     /// Starts a byte; `matched` is the byte that the match expects, if there is one.
     #[inline(always)]
-    pub(super) fn begin_byte(
-        &mut self,
-        near: Near,
-        lane: &Lane,
-        matched: Option<u8>,
-        guess: &Guess,
-    ) {
-        self.near = near;
+    pub(super) fn begin_byte(&mut self, lane: &Lane, matched: Option<u8>, guess: &Guess) {
         self.partial = 1;
         self.cost = 0;
         self.matched.byte = matched.map_or(0, |byte| u32::from(byte) | 256);
         self.matched.row = lane.match_level();
         self.guess.byte = guess.byte;
         self.guess.row = guess.trust() * 8;
+    }
+
+    /// The byte that is expected.
+    #[inline(always)]
+    pub(super) fn expected(&self) -> u32 {
+        self.guess.byte
     }
 
     /// Fills the mixer's inputs and chooses its rows of weights for bit `b`; `level` and `sample`: what is known of

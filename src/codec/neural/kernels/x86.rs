@@ -123,7 +123,20 @@ impl Kernel for Avx2 {
 
     #[inline(always)]
     fn gather(self, table: &[u32], index: &[u32; CONTEXTS]) -> [u32; CONTEXTS] {
-        super::Scalar.gather(table, index)
+        let mut out = [0; CONTEXTS];
+        let mut at = *index;
+        // SAFETY: AVX2 was detected when `self` was made; indices are clamped to the table, which is not empty.
+        unsafe {
+            let last = _mm256_set1_epi32((table.len() - 1) as i32);
+            for i in [0, 8] {
+                let to = at.as_mut_ptr().add(i).cast();
+                _mm256_storeu_si256(to, _mm256_min_epu32(_mm256_loadu_si256(to), last));
+            }
+            for i in 0..CONTEXTS {
+                out[i] = *table.get_unchecked(at[i] as usize);
+            }
+        }
+        out
     }
 
     #[inline(always)]
