@@ -117,12 +117,17 @@ pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>)
     let gridded = gridded.as_ref().map(Form::on_grid);
     if let Some(start) = start {
         let form = gridded.unwrap_or(plain);
-        let plan = start.follow(form.data, net.is_some());
+        let plan = start
+            .follow(form.data, net.is_some())
+            .narrowed(form.data, net.is_some());
         return form.encode(&plan, net, Some(start));
     }
     let forms = [Some(plain), gridded].into_iter().flatten();
     let coded = forms.filter_map(|form| {
-        let mut plans = Plan::candidates(form.data, net.is_some());
+        let plans = Plan::candidates(form.data, net.is_some()).into_iter();
+        let mut plans: Vec<_> = plans
+            .map(|plan| plan.narrowed(form.data, net.is_some()))
+            .collect();
         let coded = form.encode(&plans.pop()?, lend(&mut net), None);
         Some((form, plans, coded))
     });

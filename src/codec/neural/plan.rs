@@ -2,12 +2,15 @@
 
 use super::predictor::PAIR;
 use super::samples::{self, Layout};
+use crate::codec::zstd;
 use crate::engine::stride;
 
 /// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
 pub(crate) const NET_LANES: usize = 4;
 /// Bytes from which a block has two lanes: their latencies overlap.
 const PAIRED: usize = 4096;
+/// Blocks that zstd makes smaller than one in so many have one lane.
+const FEW: usize = 4;
 /// Largest number of lanes that a payload may have, with a network or without.
 pub(crate) const fn max_lanes(net: bool) -> usize {
     if net { NET_LANES } else { PAIR }
@@ -103,11 +106,22 @@ impl Plan {
         (pos + self.phase).checked_rem(self.stride).unwrap_or(0)
     }
 
-    /// The plan of `data` that goes on where `self` ended, without a network.
-    pub(crate) fn go_on(&self, data: &[u8]) -> Self {
+    /// The plan of `data` that goes on where `self` ended, without a network: in as many lanes as it was coded in, if it was.
+    pub(crate) fn go_on(&self, data: &[u8], coded_in: Option<usize>) -> Self {
         Plan {
-            lanes: lanes(data, false),
+            lanes: coded_in.unwrap_or_else(|| lanes(data, false)),
             ..*self
+        }
+    }
+
+    /// The same in one lane where `data`, without a network, surely become few bytes: then most are sure guesses, which take no time in
+    /// any number of lanes, and a second lane, which begins without a past, costs a large part of those few.
+    pub(crate) fn narrowed(self, data: &[u8], net: bool) -> Self {
+        let narrow =
+            !net && self.lanes > 1 && zstd::encode(data, zstd::FAST).len() * FEW < data.len();
+        Plan {
+            lanes: if narrow { 1 } else { self.lanes },
+            ..self
         }
     }
 

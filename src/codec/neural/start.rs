@@ -43,7 +43,7 @@ impl Start {
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
         let header = payload.and_then(|p| header::read(p, data.len()).ok());
         let Some(header) = header else {
-            return Start::after(before, data, None, None);
+            return Start::after(before, data, None, None, None);
         };
         let on_grid = header.grid.as_ref().and_then(|grid| {
             let block = grid
@@ -53,10 +53,11 @@ impl Start {
             // What no encoder wrote must not make a state of more bytes than it may.
             (coded.len() == grid.coded).then_some((block, coded))
         });
+        let lanes = (!header.net).then_some(header.plan.lanes);
         let plan = (!header.started).then_some(header.plan);
         match on_grid {
-            Some((block, coded)) => Start::after(before, &coded, plan, Some(block)),
-            None => Start::after(before, data, plan, None),
+            Some((block, coded)) => Start::after(before, &coded, plan, lanes, Some(block)),
+            None => Start::after(before, data, plan, lanes, None),
         }
     }
 
@@ -64,22 +65,24 @@ impl Start {
     #[must_use]
     pub fn would(before: Option<&Start>, data: &[u8]) -> Self {
         match super::on_grid(data, before) {
-            Some((block, coded)) => Start::after(before, &coded, None, Some(block)),
-            None => Start::after(before, data, None, None),
+            Some((block, coded)) => Start::after(before, &coded, None, None, Some(block)),
+            None => Start::after(before, data, None, None, None),
         }
     }
 
-    /// The state after `before` and then a block, `coded` with `plan` if it is a cold one whose plan is known.
+    /// The state after `before` and then a block, `coded` with `plan` if it is a cold one whose plan is known, in so many `lanes` if it was
+    /// coded without a network.
     fn after(
         before: Option<&Start>,
         coded: &[u8],
         plan: Option<Plan>,
+        lanes: Option<usize>,
         block: Option<Gridded>,
     ) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let plan = match before {
-            None => plan.map_or_else(|| Plan::find(coded, false), |plan| plan.go_on(coded)),
-            Some(before) => before.plan.go_on(coded),
+            None => plan.map_or_else(|| Plan::find(coded, false), |plan| plan.go_on(coded, lanes)),
+            Some(before) => before.plan.go_on(coded, lanes),
         };
         let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + coded.len());
         seen.extend_from_slice(before.map_or(&[], |b| &b.seen));

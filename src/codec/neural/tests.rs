@@ -45,13 +45,52 @@ fn text(n: usize) -> Vec<u8> {
         .collect()
 }
 
+/// The size of the payload, which decodes, as does one in as many lanes as there may be.
 fn round_trip(data: &[u8]) -> usize {
     let payload = encode(data, None, None);
-    assert_eq!(
-        decode(&payload, data.len(), None, None).as_deref(),
-        Ok(data)
-    );
+    let form = Form { data, grid: None };
+    let wide = form.encode(&Plan::find(data, false), None, None);
+    for payload in [&payload, &wide] {
+        assert_eq!(decode(payload, data.len(), None, None).as_deref(), Ok(data));
+    }
     payload.len()
+}
+
+#[test]
+fn what_becomes_few_bytes_has_one_lane_and_is_smaller_for_it() {
+    for data in [text(1500), wide_records(42)] {
+        let plan = Plan::find(&data, false);
+        let form = Form {
+            data: &data,
+            grid: None,
+        };
+        let wide = form.encode(&plan, None, None);
+        assert_eq!((plan.lanes, plan.narrowed(&data, true)), (2, plan));
+        let payload = encode(&data, None, None);
+        assert_eq!(header::read(&payload, data.len()).unwrap().plan.lanes, 1);
+        assert!(
+            payload.len() < wide.len(),
+            "{} {}",
+            payload.len(),
+            wide.len()
+        );
+        // A state after it is the same, whoever makes it, and leads to the next block.
+        let next = &data[..20_000];
+        let states = [
+            Start::then(None, &data, Some(&payload)),
+            std::thread::scope(|s| {
+                s.spawn(|| Start::then(None, &data, Some(&payload)))
+                    .join()
+                    .unwrap()
+            }),
+        ];
+        let coded = encode(next, None, Some(&states[0]));
+        let back = decode(&coded, next.len(), None, Some(&states[1]));
+        assert_eq!(back.as_deref(), Ok(next));
+    }
+    let noise = noise(9000, 4);
+    let payload = encode(&noise, None, None);
+    assert_eq!(header::read(&payload, noise.len()).unwrap().plan.lanes, 2);
 }
 
 #[test]
@@ -85,7 +124,11 @@ fn wide_records_are_found() {
     let plan = Plan::find(&data, false);
     assert_eq!(plan.stride, 193 * 8);
     assert!(round_trip(&data) * 20 < data.len());
-    let payload = encode(&data, None, None);
+    let form = Form {
+        data: &data,
+        grid: None,
+    };
+    let payload = form.encode(&plan, None, None);
     let read = header::read(&payload, data.len()).unwrap().plan;
     assert_eq!((read.stride, read.lanes), (plan.stride, plan.lanes));
     let start = Start::then(None, &data[..40_000], None);
@@ -222,12 +265,20 @@ fn a_network_that_knows_makes_blocks_small() {
 }
 
 /// The payload of `data` after `before`, made with these instructions.
-fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
+/// Codes `data` with these instructions, and in one lane where [`encode`] would, if it may be `narrow`.
+fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, narrow: bool) -> Vec<u8> {
+    let lanes = |plan: Plan| {
+        if narrow {
+            plan.narrowed(data, false)
+        } else {
+            plan
+        }
+    };
     let mut p = Predictor::new();
     let mut block = Vec::new();
     let plan = match before {
         None => {
-            let plan = Plan::find(data, false);
+            let plan = lanes(Plan::find(data, false));
             p.reset(plan, data.len(), false);
             plan
         }
@@ -237,7 +288,7 @@ fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>) -> Vec<u8> {
             block.extend_from_slice(before);
             let learnt = order::run_with(kernel, &mut p, &mut block, &mut coder::Replay, None);
             learnt.expect("nothing is coded");
-            let plan = first.follow(before, data, false);
+            let plan = lanes(first.follow(before, data, false));
             p.begin(plan, before.len(), data.len(), false);
             plan
         }
@@ -263,9 +314,13 @@ fn every_kernel_gives_the_same_payload() {
         let (before, rest) = data.split_at(data.len() / 2);
         let start = Start::then(None, before, None);
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
-            assert!(encode_with(kernel, &data, None) == encode(&data, None, None));
-            let started = encode_with(kernel, rest, Some(before));
+            assert!(encode_with(kernel, &data, None, true) == encode(&data, None, None));
+            let started = encode_with(kernel, rest, Some(before), true);
             assert!(started == encode(rest, None, Some(&start)));
+            for before in [None, Some(before)] {
+                let scalar = encode_with(Kernel::Scalar, rest, before, false);
+                assert!(encode_with(kernel, rest, before, false) == scalar);
+            }
         }
     }
 }
@@ -491,7 +546,7 @@ fn the_other_record_length_is_taken_where_it_pays() {
     };
     let sizes = plans
         .iter()
-        .map(|plan| form.encode(plan, None, None).len())
+        .map(|plan| form.encode(&plan.narrowed(&data, false), None, None).len())
         .collect::<Vec<_>>();
     assert!(sizes[1] < sizes[0], "{likelier:?} {other:?} {sizes:?}");
     let payload = encode(&data, None, None);
