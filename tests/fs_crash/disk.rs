@@ -7,13 +7,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags, setxattr, utimensat};
 
 /// Names an inode; the root directory's is 1.
 pub type Ino = u64;
 pub const ROOT: Ino = 1;
+
+/// Times before this, in seconds since 1970, were set by a workload; later ones are of the time when it ran.
+const SET_BEFORE: i64 = 1_000_000_000;
 
 /// The unit that storage writes whole or not at all.
 pub const SECTOR: u64 = 512;
@@ -30,7 +36,14 @@ pub struct Inode {
     pub body: Body,
     pub mode: u32,
     pub owner: (u32, u32),
+    /// Time of the last change, in seconds since 1970, where it was set and nothing was changed since ([`set_time`]).
+    pub mtime: Option<i64>,
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
+}
+
+/// A time of change, in seconds since 1970, as an [`Inode`] has it.
+pub fn set_time(seconds: i64) -> Option<i64> {
+    (seconds < SET_BEFORE).then_some(seconds)
 }
 
 /// A name in a directory.
@@ -79,6 +92,10 @@ pub enum Op {
         ino: Ino,
         owner: (u32, u32),
     },
+    Time {
+        ino: Ino,
+        mtime: Option<i64>,
+    },
     Xattr {
         ino: Ino,
         name: OsString,
@@ -93,9 +110,10 @@ impl Op {
             Op::Write { ino, .. } | Op::SetLen { ino, .. } | Op::Punch { ino, .. } => {
                 *ino == synced
             }
-            Op::Mode { ino, .. } | Op::Owner { ino, .. } | Op::Xattr { ino, .. } => {
-                *ino == synced && !content_only
-            }
+            Op::Mode { ino, .. }
+            | Op::Owner { ino, .. }
+            | Op::Time { ino, .. }
+            | Op::Xattr { ino, .. } => *ino == synced && !content_only,
             entries => entries.slots().iter().any(|slot| slot.0 == synced),
         }
     }
@@ -167,6 +185,7 @@ impl Default for Disk {
             body: Body::Dir(BTreeMap::new()),
             mode: 0o755,
             owner: (0, 0),
+            mtime: None,
             xattrs: BTreeMap::new(),
         };
         Disk {
@@ -184,8 +203,12 @@ impl Disk {
     }
 
     fn entries_mut(&mut self, dir: Ino) -> Option<&mut BTreeMap<OsString, Ino>> {
-        match &mut self.inodes.get_mut(&dir)?.body {
-            Body::Dir(entries) => Some(entries),
+        let inode = self.inodes.get_mut(&dir)?;
+        match &mut inode.body {
+            Body::Dir(entries) => {
+                inode.mtime = None;
+                Some(entries)
+            }
             _ => None,
         }
     }
@@ -206,8 +229,12 @@ impl Disk {
     }
 
     fn file(&mut self, ino: Ino) -> Option<&mut Vec<u8>> {
-        match &mut self.inodes.get_mut(&ino)?.body {
-            Body::File(bytes) => Some(Arc::make_mut(bytes)),
+        let inode = self.inodes.get_mut(&ino)?;
+        match &mut inode.body {
+            Body::File(bytes) => {
+                inode.mtime = None;
+                Some(Arc::make_mut(bytes))
+            }
             _ => None,
         }
     }
@@ -277,6 +304,11 @@ impl Disk {
                     inode.owner = *owner;
                 }
             }
+            Op::Time { ino, mtime } => {
+                if let Some(inode) = self.inodes.get_mut(ino) {
+                    inode.mtime = *mtime;
+                }
+            }
             Op::Xattr { ino, name, value } => {
                 if let Some(inode) = self.inodes.get_mut(ino) {
                     match value {
@@ -289,7 +321,12 @@ impl Disk {
     }
 
     /// Calls `visit` with the path of every inode below a directory, those of directories before what is in them.
-    pub fn walk(&self, dir: Ino, path: &Path, visit: &mut impl FnMut(&Path, Ino, &Inode)) {
+    pub fn walk<'a>(
+        &'a self,
+        dir: Ino,
+        path: &Path,
+        visit: &mut impl FnMut(&Path, Ino, &'a Inode),
+    ) {
         for (name, &ino) in self.entries(dir).into_iter().flatten() {
             let (path, inode) = (path.join(name), &self.inodes[&ino]);
             visit(&path, ino, inode);
@@ -297,13 +334,14 @@ impl Disk {
         }
     }
 
-    /// Equal for equal trees: names, kinds, modes, content and which names are links of each other.
+    /// Equal for equal trees: names, kinds, attributes, content and which names are links of each other.
     pub fn hash(&self) -> blake3::Hash {
         let (mut hash, mut seen) = (blake3::Hasher::new(), HashMap::new());
         self.walk(ROOT, Path::new(""), &mut |path, ino, inode| {
             let next = seen.len();
             let number = *seen.entry(ino).or_insert(next);
-            hash.update(format!("{path:?} {number} {:o} ", inode.mode).as_bytes());
+            let attributes = (inode.mode, inode.owner, inode.mtime, &inode.xattrs);
+            hash.update(format!("{path:?} {number} {attributes:?} ").as_bytes());
             match &inode.body {
                 Body::Dir(_) => hash.update(b"dir"),
                 Body::File(bytes) => hash.update(blake3::hash(bytes).as_bytes()),
@@ -313,25 +351,61 @@ impl Disk {
         hash.finalize()
     }
 
-    /// Writes the tree into an empty directory. Owners, and attributes that only matter to programs, are left out.
+    /// Writes the tree into an empty directory.
     pub fn write_to(&self, dir: &Path) -> io::Result<()> {
-        let mut first: HashMap<Ino, std::path::PathBuf> = HashMap::new();
+        let mut first: HashMap<Ino, PathBuf> = HashMap::new();
+        let mut made = Vec::new();
         let mut done = Ok(());
         self.walk(ROOT, dir, &mut |path, ino, inode| {
-            let mut make = || match (&inode.body, first.get(&ino)) {
-                (_, Some(first)) => fs::hard_link(first, path),
-                (Body::Dir(_), _) => fs::create_dir(path),
-                (Body::Symlink(to), _) => std::os::unix::fs::symlink(to, path),
-                (Body::File(bytes), _) => {
-                    first.insert(ino, path.to_path_buf());
-                    fs::write(path, &**bytes)?;
-                    fs::set_permissions(path, fs::Permissions::from_mode(inode.mode))
+            let mut make = || {
+                if let Some(first) = first.get(&ino) {
+                    return fs::hard_link(first, path);
+                }
+                first.insert(ino, path.to_path_buf());
+                made.push((path.to_path_buf(), inode));
+                match &inode.body {
+                    Body::Dir(_) => fs::create_dir(path),
+                    Body::Symlink(to) => std::os::unix::fs::symlink(to, path),
+                    Body::File(bytes) => fs::write(path, &**bytes),
                 }
             };
             if done.is_ok() {
                 done = make();
             }
         });
-        done
+        // What is in a directory changes its times, and may need rights that it does not give.
+        done.and_then(|()| {
+            made.iter()
+                .rev()
+                .try_for_each(|(path, inode)| inode.mark(path))
+        })
+    }
+}
+
+impl Inode {
+    /// Gives the attributes to what was just made.
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        let me = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        if self.owner != me {
+            lchown(path, Some(self.owner.0), Some(self.owner.1))?;
+        }
+        if !matches!(self.body, Body::Symlink(_)) {
+            fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
+        }
+        for (name, value) in &self.xattrs {
+            setxattr(path, name.as_bytes(), value, XattrFlags::empty())?;
+        }
+        let Some(seconds) = self.mtime else {
+            return Ok(());
+        };
+        let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps {
+            last_access: time(0, UTIME_OMIT),
+            last_modification: time(seconds, 0),
+        };
+        Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 }

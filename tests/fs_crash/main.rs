@@ -5,6 +5,7 @@
 //! may leave are put together one by one ([`crash`]), opened through the library and compared with what is allowed.
 //! Needs `/dev/fuse`; without it each test says so and does nothing.
 
+mod attributes;
 mod compressing;
 mod crash;
 mod disk;

@@ -31,9 +31,9 @@ fn making_a_directory_and_a_file_in_it() {
     world.open();
     world.begin();
     world.will(|tree| {
-        tree.insert("d".into(), Seen::Dir);
+        tree.insert("d".into(), Seen::dir());
     });
-    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o700, me()).unwrap();
     world.sync_dir(ROOT);
     let fh = world.create(dir, "f", "d/f");
     world.write(fh, "d/f", 0, &noise(5000, 1));
@@ -53,9 +53,9 @@ fn syncing_a_file_in_new_directories() {
     let mut dir = ROOT;
     for (name, path) in [("d", "d"), ("e", "d/e")] {
         world.will(|tree| {
-            tree.insert(path.into(), Seen::Dir);
+            tree.insert(path.into(), Seen::dir());
         });
-        dir = world.fs().mkdir(dir, os(name), 0o755, me()).unwrap().0;
+        dir = world.fs().mkdir(dir, os(name), 0o700, me()).unwrap().0;
     }
     let fh = world.create(dir, "f", "d/e/f");
     world.write(fh, "d/e/f", 0, &noise(5000, 1));
@@ -74,9 +74,9 @@ fn syncing_a_file_in_new_directories_after_they_were_forgotten() {
         world.open();
         world.begin();
         world.will(|tree| {
-            tree.insert("d".into(), Seen::Dir);
+            tree.insert("d".into(), Seen::dir());
         });
-        let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+        let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o700, me()).unwrap();
         let fh = world.create(dir, "f", "d/f");
         let file = world.fs().node_of_handle(fh).unwrap();
         world.fs().release(fh).unwrap();
@@ -122,10 +122,7 @@ fn syncing_a_file_that_was_renamed() {
                 if !source {
                     world.plain("a", &noise(5000, 1));
                 }
-                world.will(|tree| {
-                    tree.insert("e".into(), Seen::Dir);
-                });
-                std::fs::create_dir(world.recorder.path().join("e")).unwrap();
+                world.dir("e");
                 if !target {
                     world.plain("e/b", &noise(5000, 2));
                 }
@@ -173,10 +170,7 @@ fn syncing_a_file_with_two_new_names() {
         let Some(mut world) = World::new() else {
             return;
         };
-        world.will(|tree| {
-            tree.insert("d".into(), Seen::Dir);
-        });
-        std::fs::create_dir(world.recorder.path().join("d")).unwrap();
+        world.dir("d");
         world.open();
         let dir = world.node("d");
         world.begin();
@@ -243,9 +237,9 @@ fn moving_between_directories() {
     world.open();
     world.segment("a", &noise(9000, 1));
     world.will(|tree| {
-        tree.insert("d".into(), Seen::Dir);
+        tree.insert("d".into(), Seen::dir());
     });
-    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o755, me()).unwrap();
+    let (dir, _) = world.fs().mkdir(ROOT, os("d"), 0o700, me()).unwrap();
     world.begin();
     let fh = world.fs().open(world.node("a"), RDWR).unwrap();
     let old = world.content("a");

@@ -15,7 +15,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::disk::{Body, Disk, Ino, Inode, Op, Slot};
+use crate::disk::{Body, Disk, Ino, Inode, Op, Slot, set_time};
 use crate::tree::Tree;
 
 /// Nothing is cached by the kernel, so that every call arrives here.
@@ -158,6 +158,7 @@ impl State {
             body,
             mode: mode & 0o7777,
             owner,
+            mtime: None,
             xattrs: BTreeMap::new(),
         };
         let dir = at.0;
@@ -174,6 +175,16 @@ impl State {
         *changed = now;
         if content {
             *modified = now;
+        }
+    }
+
+    /// Sets the time of the last change; that of most changes is not worth a note.
+    fn set_modified(&mut self, ino: Ino, at: SystemTime) {
+        self.times.entry(ino).or_insert([UNIX_EPOCH; 3])[1] = at;
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mtime = set_time(since.as_secs().cast_signed());
+        if (self.disk.inodes.get(&ino)).is_some_and(|inode| inode.mtime != mtime) {
+            self.change(Op::Time { ino, mtime });
         }
     }
 
@@ -301,7 +312,9 @@ impl Filesystem for Served {
         state.touch(ino, size.is_some());
         let times = state.times.entry(ino).or_insert([UNIX_EPOCH; 3]);
         times[0] = atime.map_or(times[0], time);
-        times[1] = mtime.map_or(times[1], time);
+        if let Some(mtime) = mtime {
+            state.set_modified(ino, time(mtime));
+        }
         match state.attr(ino) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(e) => reply.error(e),
@@ -630,6 +643,20 @@ impl Filesystem for Served {
             names.push(0);
         }
         give(&names, size, reply);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (state, ino) = (&mut *self.state(), ino.0);
+        match state.inode(ino).map(|inode| inode.xattrs.get(name)) {
+            Ok(Some(_)) => {
+                let (name, value) = (name.to_os_string(), None);
+                state.change(Op::Xattr { ino, name, value });
+                state.touch(ino, false);
+                reply.ok();
+            }
+            Ok(None) => reply.error(Errno::ENODATA),
+            Err(e) => reply.error(e),
+        }
     }
 }
 

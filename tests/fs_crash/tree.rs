@@ -1,53 +1,104 @@
 //! What a user sees of an archive: its names and what is behind them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vortex_fs::fs::{Caller, Fs, FsError, FsOptions, Kind, NodeId};
+use vortex_fs::fs::{Attr, Caller, Fs, FsError, FsOptions, Kind, NodeId};
 use vortex_fs::store::{Access, Archive};
 
-use crate::disk::{Body, Disk, ROOT};
+use crate::disk::{Body, Disk, ROOT, set_time};
 
 /// The longest file of a workload, in bytes.
 const LONGEST: usize = 1 << 20;
 
+/// What is behind a name.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Seen {
+pub struct Seen {
+    pub what: What,
+    pub attributes: Attributes,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum What {
     Dir,
-    File { content: Arc<Vec<u8>>, mode: u32 },
+    File(Arc<Vec<u8>>),
+    Symlink(OsString),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    pub mode: u32,
+    pub owner: (u32, u32),
+    /// Time of the last change in seconds since 1970, where a workload set it ([`set_time`]).
+    pub mtime: Option<i64>,
+    /// Those that users give.
+    pub xattrs: BTreeMap<OsString, Vec<u8>>,
+}
+
+impl Attributes {
+    /// Of what this user just made.
+    pub fn new(mode: u32) -> Attributes {
+        Attributes {
+            mode,
+            owner: (me().uid, me().gid),
+            mtime: None,
+            xattrs: BTreeMap::new(),
+        }
+    }
 }
 
 impl Seen {
+    fn new(what: What, mode: u32) -> Seen {
+        let attributes = Attributes::new(mode);
+        Seen { what, attributes }
+    }
+
     /// A file that only its owner may read, as the workloads make them.
     pub fn file(content: &[u8]) -> Seen {
-        Seen::File {
-            content: Arc::new(content.to_vec()),
-            mode: 0o600,
-        }
+        Seen::new(What::File(Arc::new(content.to_vec())), 0o600)
+    }
+
+    /// The same of a directory.
+    pub fn dir() -> Seen {
+        Seen::new(What::Dir, 0o700)
+    }
+
+    pub fn symlink(target: &str) -> Seen {
+        Seen::new(What::Symlink(target.into()), 0o777)
     }
 }
 
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Seen::Dir => f.write_str("directory"),
-            Seen::File { content, mode } => {
+        match &self.what {
+            What::Dir => f.write_str("directory")?,
+            What::File(content) => {
                 let hash = &blake3::hash(content).to_hex()[..6];
-                write!(f, "{} bytes, {hash}, mode {mode:o}", content.len())
+                write!(f, "{} bytes, {hash}", content.len())?;
             }
+            What::Symlink(to) => write!(f, "symlink to {to:?}")?,
         }
+        let Attributes {
+            mode,
+            owner,
+            mtime,
+            xattrs,
+        } = &self.attributes;
+        write!(f, ", mode {mode:o}, owner {owner:?}")?;
+        write!(f, ", changed {mtime:?}, attributes {xattrs:?}")
     }
 }
 
 /// By logical path.
 pub type Tree = BTreeMap<PathBuf, Seen>;
 
-/// What decoding showed before, by the stored bytes, and the models and primers that were there.
-pub type Known = HashMap<(blake3::Hash, blake3::Hash), Seen>;
+/// The content that decoding showed before, by the stored bytes, and the models and primers that were there.
+pub type Known = HashMap<(blake3::Hash, blake3::Hash), Arc<Vec<u8>>>;
 
 pub fn options() -> FsOptions {
     FsOptions {
@@ -119,14 +170,14 @@ fn look(
         &mut tree,
         &mut |path, node| {
             let key = stored.key(path);
-            if let Some(seen) = key.and_then(|key| known.get(&key)) {
-                return Ok(seen.clone());
+            if let Some(content) = key.and_then(|key| known.get(&key)) {
+                return Ok(Arc::clone(content));
             }
-            let seen = read(&fs, node)?;
+            let content = Arc::new(read(&fs, node)?);
             if let Some(key) = key {
-                known.insert(key, seen.clone());
+                known.insert(key, Arc::clone(&content));
             }
-            Ok(seen)
+            Ok(content)
         },
     )?;
     Ok((fs, tree))
@@ -150,11 +201,7 @@ impl Stored {
                 library.update(format!("{path:?}").as_bytes());
                 library.update(blake3::hash(bytes).as_bytes());
             }
-            let what = (blake3::hash(bytes), inode.mode);
-            files.insert(
-                path.to_path_buf(),
-                blake3::hash(format!("{what:?}").as_bytes()),
-            );
+            files.insert(path.to_path_buf(), blake3::hash(bytes));
         });
         Stored {
             files,
@@ -176,7 +223,7 @@ fn list(
     dir: NodeId,
     path: &Path,
     tree: &mut Tree,
-    file: &mut impl FnMut(&Path, NodeId) -> Result<Seen, String>,
+    content: &mut impl FnMut(&Path, NodeId) -> Result<Arc<Vec<u8>>, String>,
 ) -> Result<(), String> {
     let at = |error: FsError| format!("{}: {error}", path.display());
     let fh = fs.opendir(dir).map_err(at)?;
@@ -187,36 +234,57 @@ fn list(
             continue;
         }
         let path = path.join(&entry.name);
-        let at = |error: FsError| format!("{}: {error}", path.display());
-        let (node, _) = fs.lookup(dir, &entry.name).map_err(at)?;
+        let fail = |error: String| format!("{}: {error}", path.display());
+        let at = |error: FsError| fail(error.to_string());
+        let (node, attr) = fs.lookup(dir, &entry.name).map_err(at)?;
+        let what = match entry.kind {
+            Kind::Dir => What::Dir,
+            Kind::Symlink => {
+                let target = fs.readlink(node).map_err(at)?;
+                What::Symlink(OsStr::from_bytes(&target).to_os_string())
+            }
+            _ => What::File(content(&path, node).map_err(fail)?),
+        };
+        if let What::File(content) = &what
+            && content.len() as u64 != attr.size
+        {
+            return Err(fail(format!("{} bytes of {}", content.len(), attr.size)));
+        }
+        let attributes = attributes(fs, node, &attr).map_err(at)?;
+        tree.insert(path.clone(), Seen { what, attributes });
         if entry.kind == Kind::Dir {
-            tree.insert(path.clone(), Seen::Dir);
-            list(fs, node, &path, tree, file)?;
-        } else {
-            let seen = file(&path, node).map_err(|e| format!("{}: {e}", path.display()))?;
-            tree.insert(path.clone(), seen);
+            list(fs, node, &path, tree, content)?;
         }
         fs.forget(node, 1);
     }
     Ok(())
 }
 
-fn read(fs: &Fs, node: NodeId) -> Result<Seen, String> {
+fn attributes(fs: &Fs, node: NodeId, attr: &Attr) -> Result<Attributes, FsError> {
+    let mut xattrs = BTreeMap::new();
+    for name in fs.listxattr(node)?.split_inclusive(|&b| b == 0) {
+        let name = CStr::from_bytes_with_nul(name).unwrap_or_default();
+        if name.to_bytes().starts_with(b"user.") {
+            let name = OsStr::from_bytes(name.to_bytes());
+            xattrs.insert(name.to_os_string(), fs.getxattr(node, name)?);
+        }
+    }
+    Ok(Attributes {
+        mode: u32::from(attr.perm),
+        owner: (attr.uid, attr.gid),
+        mtime: set_time(attr.mtime.0),
+        xattrs,
+    })
+}
+
+fn read(fs: &Fs, node: NodeId) -> Result<Vec<u8>, String> {
     let read = || {
-        let attr = fs.getattr(node, None)?;
         let fh = fs.open(node, 0)?;
         let content = fs.read(fh, 0, LONGEST);
         fs.release(fh)?;
-        Ok::<_, FsError>((content?, attr))
+        content
     };
-    let (content, attr) = read().map_err(|e| e.to_string())?;
-    if content.len() as u64 != attr.size {
-        return Err(format!("{} bytes of {}", content.len(), attr.size));
-    }
-    Ok(Seen::File {
-        content: Arc::new(content),
-        mode: u32::from(attr.perm),
-    })
+    read().map_err(|e: FsError| e.to_string())
 }
 
 /// Answers how many names there are afterwards.
@@ -224,9 +292,9 @@ fn remove_all(fs: &Arc<Fs>, tree: &Tree) -> Result<usize, FsError> {
     for (path, seen) in tree.iter().rev() {
         let parent = fs.resolve(path.parent().unwrap_or(Path::new("")))?;
         let name = path.file_name().unwrap_or(OsStr::new(""));
-        match seen {
-            Seen::Dir => fs.rmdir(parent, name)?,
-            Seen::File { .. } => fs.unlink(parent, name)?,
+        match seen.what {
+            What::Dir => fs.rmdir(parent, name)?,
+            What::File(_) | What::Symlink(_) => fs.unlink(parent, name)?,
         }
         if parent != NodeId::ROOT {
             fs.forget(parent, 1);

@@ -1,9 +1,9 @@
 //! An archive on the recorder, and what it should show.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use vortex_fs::store::{Access, Archive, Cancel};
 use crate::crash::{Recover, every_crash};
 use crate::disk::Disk;
 use crate::recorder::{Event, Recorder};
-use crate::tree::{Known, Seen, Tree, me, options, recover};
+use crate::tree::{Attributes, Known, Seen, Tree, What, me, options, recover};
 
 pub const RDWR: i32 = 2;
 pub const ROOT: NodeId = NodeId::ROOT;
@@ -73,12 +73,18 @@ impl World {
             .open(path)
             .unwrap();
         file.write_all(content).unwrap();
-        let content = Arc::new(content.to_vec());
-        let seen = Seen::File {
-            content,
-            mode: 0o640,
-        };
+        let mut seen = Seen::file(content);
+        seen.attributes.mode = 0o640;
         self.tree.insert(name.into(), seen);
+    }
+
+    /// A directory that was there before.
+    pub fn dir(&mut self, name: &str) {
+        let mut new = DirBuilder::new();
+        new.mode(0o700)
+            .create(self.recorder.path().join(name))
+            .unwrap();
+        self.tree.insert(name.into(), Seen::dir());
     }
 
     pub fn open(&mut self) {
@@ -134,16 +140,29 @@ impl World {
     pub fn will_be(&mut self, name: &str, content: &[u8]) {
         self.will(|tree| {
             let seen = tree.entry(name.into()).or_insert(Seen::file(b""));
-            if let Seen::File { content: old, .. } = seen {
-                *old = Arc::new(content.to_vec());
-            }
+            seen.what = What::File(Arc::new(content.to_vec()));
+            // It changes with the content.
+            seen.attributes.mtime = None;
         });
     }
 
+    /// From here on the attributes of what has this name may be found changed like this.
+    pub fn will_have(&mut self, name: &str, change: impl FnOnce(&mut Attributes)) {
+        self.will(|tree| {
+            let seen = tree.get_mut(Path::new(name)).expect("what has attributes");
+            change(&mut seen.attributes);
+        });
+    }
+
+    /// What has this name, as it should be.
+    pub fn seen(&self, name: &str) -> Seen {
+        self.tree[Path::new(name)].clone()
+    }
+
     pub fn content(&self, name: &str) -> Vec<u8> {
-        match &self.tree[Path::new(name)] {
-            Seen::File { content, .. } => content.to_vec(),
-            Seen::Dir => panic!("{name} is a directory"),
+        match &self.tree[Path::new(name)].what {
+            What::File(content) => content.to_vec(),
+            _ => panic!("{name} is no file"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Content: written, overwritten, cut, extended, given back.
 
-use vortex_fs::fs::{RenameFlags, SetAttr};
+use vortex_fs::fs::RenameFlags;
 use vortex_fs::store::Archive;
 
 use crate::tree::Tree;
@@ -228,29 +228,4 @@ fn replaces_by_a_plain_one(workload: &str, forgotten: bool) {
         .unwrap();
     world.sync_dir(ROOT);
     world.survives_every_crash(workload);
-}
-
-#[test]
-fn changing_modes() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
-    world.open();
-    world.segment("a", b"content");
-    world.begin();
-    let fh = world.fs().open(world.node("a"), RDWR).unwrap();
-    world.will(|tree| {
-        if let Some(crate::tree::Seen::File { mode, .. }) = tree.get_mut(std::path::Path::new("a"))
-        {
-            *mode = 0o640;
-        }
-    });
-    let set = SetAttr {
-        mode: Some(0o640),
-        ..SetAttr::default()
-    };
-    world.fs().setattr(world.node("a"), None, set).unwrap();
-    world.sync(fh, false);
-    world.fs().release(fh).unwrap();
-    world.survives_every_crash("chmod");
 }
