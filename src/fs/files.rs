@@ -228,12 +228,14 @@ impl Fs {
         self.handles.remove(fh).map(drop)
     }
 
-    /// Makes the names in a directory durable, and its own as [`Fs::fsync`] does.
+    /// Makes the names in a directory durable, and its own as [`Fs::fsync`] does; directories that were just made in it with their
+    /// owners and modes.
     ///
     /// # Errors
     /// What the backing file system answers.
     pub fn fsyncdir(&self, fh: Fh) -> Result<()> {
         let node = Arc::clone(&self.handles.dir(fh)?.node);
+        self.sync_made(&node)?;
         self.sync_entries(&*node.backing()?)?;
         self.sync_names(&node)
     }
@@ -378,6 +380,9 @@ impl Fs {
             .inspect(|node| {
                 node.set_name(dir.id, name);
                 lock(&node.new_in).add(below);
+                if node.kind == Kind::Dir {
+                    lock(&dir.made).add(node);
+                }
             })
             .inspect_err(|_| namespace::undo(dir, backing_name))
     }

@@ -34,6 +34,7 @@ mod flusher;
 mod handles;
 mod inode_handle;
 mod latency;
+mod made;
 mod namespace;
 mod node;
 mod nodes;

@@ -18,7 +18,7 @@ use super::backing::{Backing, InodeKey, stat_entry};
 use super::errno::{FsError, Result};
 use super::files::Hold;
 use super::node::{Node, NodeId};
-use super::sync::{read, write};
+use super::sync::{lock, read, write};
 use crate::store::names;
 
 const SETGID: u32 = 0o2000;
@@ -219,11 +219,11 @@ impl Fs {
         if found.kind() != Kind::Dir {
             return Err(FsError::NotADirectory);
         }
-        Ok(sys::unlinkat(
-            &*dir.backing()?,
-            &found.backing_name,
-            AtFlags::REMOVEDIR,
-        )?)
+        sys::unlinkat(&*dir.backing()?, &found.backing_name, AtFlags::REMOVEDIR)?;
+        if let Some(node) = self.nodes.peek(InodeKey::new(&found.stat, found.form)) {
+            lock(&dir.made).remove(&node);
+        }
+        Ok(())
     }
 
     /// Target of a symlink.

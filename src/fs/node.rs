@@ -14,6 +14,7 @@ use super::cache::next_instance;
 use super::content::Content;
 use super::errno::{FsError, Result};
 use super::inode_handle::HandleMount;
+use super::made::Made;
 use super::sync::{lock, read, write};
 use super::unsynced::NewNames;
 use crate::segment::{Starts, Summary};
@@ -71,6 +72,8 @@ pub(super) struct Node {
     /// The backing inode as it was when it was last looked at, where another process may change it.
     pub(super) seen: Mutex<Option<Stamp>>,
     pub(super) ctime: Mutex<Option<CtimePin>>,
+    /// Of a directory: what was made in it and is to be synced with it.
+    pub(super) made: Mutex<Made>,
     /// Directories to sync with the node.
     pub(super) new_in: Mutex<NewNames>,
     /// A failure in the background that no caller knows of yet.
@@ -107,6 +110,7 @@ impl Node {
             sound: Mutex::new(None),
             seen: Mutex::new(None),
             ctime: Mutex::new(None),
+            made: Mutex::default(),
             new_in: Mutex::default(),
             failed: Mutex::new(None),
             name: Mutex::new(OsString::new()),

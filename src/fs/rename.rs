@@ -92,8 +92,10 @@ impl Fs {
             (RenameFlags::Replace, Some(target)) => self.replace(from, &source, to, &target)?,
         }
         self.renamed(to, moved.as_ref());
+        move_made(&from_dir, &to_dir, moved.as_ref());
         if flags == RenameFlags::Exchange {
             self.renamed(from, exchanged.as_ref());
+            move_made(&to_dir, &from_dir, exchanged.as_ref());
         }
         Ok(())
     }
@@ -262,5 +264,12 @@ impl Fs {
         } else {
             swap(&plain.backing_name, &segment.backing_name)
         }
+    }
+}
+
+/// A directory that was just made is synced with that in which its name is now.
+fn move_made(from: &Node, to: &Node, moved: Option<&Arc<Node>>) {
+    if let Some(node) = moved.filter(|node| lock(&from.made).remove(node)) {
+        lock(&to.made).add(node);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vortex_fs::fs::{RenameFlags, SetAttr, SetTime};
+use vortex_fs::fs::{Caller, RenameFlags, SetAttr, SetTime};
 use vortex_fs::pack::Direction;
 use vortex_fs::pack::protocol::Job;
 
@@ -235,4 +235,55 @@ fn making_renaming_and_removing_symlinks() {
     world.fs().unlink(ROOT, os("new")).unwrap();
     world.sync_dir(ROOT);
     world.survives_every_crash("symlinks");
+}
+
+/// The daemon makes every directory for itself alone and then gives it to whom it is for. A sync of the one above covers that, or it could
+/// be there and its owner not be able to use it.
+#[test]
+fn making_a_directory_for_somebody_else() {
+    if !may_give_away() {
+        return;
+    }
+    let caller = Caller {
+        uid: OTHERS.0,
+        gid: OTHERS.1,
+        umask: 0,
+    };
+    for renamed in [false, true] {
+        let Some(mut world) = with_all_forms() else {
+            return;
+        };
+        let dir = world.node("directory");
+        world.begin();
+        may_be_given_away(&mut world, "directory/new");
+        world.fs().mkdir(dir, os("new"), 0o755, caller).unwrap();
+        if renamed {
+            world.will(|tree| {
+                tree.remove(Path::new("directory/new"));
+            });
+            may_be_given_away(&mut world, "new");
+            let fs = world.fs();
+            fs.rename(dir, os("new"), ROOT, os("new"), RenameFlags::Replace)
+                .unwrap();
+        }
+        world.sync_dir(if renamed { ROOT } else { dir });
+        world.survives_every_crash(&format!("mkdir for others, renamed: {renamed}"));
+    }
+}
+
+/// A directory may be found with its owner and mode or without.
+fn may_be_given_away(world: &mut World, name: &str) {
+    let mut seen = Seen::dir();
+    for (mode, owner) in [
+        (0o700, OTHERS),
+        (0o755, (me().uid, me().gid)),
+        (0o755, OTHERS),
+    ] {
+        world.will_with(name, seen.clone());
+        world.may_be();
+        seen.attributes.mode = mode;
+        seen.attributes.owner = owner;
+    }
+    world.will_with(name, seen);
+    world.may_be();
 }
