@@ -145,6 +145,12 @@ impl Segmented {
         self.due.get_or_insert_with(|| Instant::now() + delay);
     }
 
+    /// Whether its time of change is another than that at which the content was changed, so that storing it again and again must not
+    /// leave the time of that.
+    pub(super) fn has_given_time(&self) -> bool {
+        self.mtime.is_some() && self.mtime != self.changed
+    }
+
     /// Where each byte of `[offset, offset + len)` comes from; cut at the end of the file.
     pub(super) fn plan(&self, offset: u64, len: usize) -> Result<Vec<Piece>> {
         let unit = self.block_size();

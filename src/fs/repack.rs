@@ -295,7 +295,7 @@ impl Fs {
                 progress(u64::from(entry.decoded_len));
             }
         }
-        self.commit(node, false)
+        self.commit(node, true)
     }
 
     /// A smaller encoding of a block with what it must decode to; `None` if there is none or the block was changed.

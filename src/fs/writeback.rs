@@ -296,6 +296,11 @@ impl Fs {
                 self.write_root(node)?;
                 sync(&file)?;
                 self.conclude(node)?;
+                // The end of a commit writes, too, and the system takes that for a change of the content.
+                let keeps_time = matches!(&*read(&node.content), Content::Segment(open) if open.has_given_time());
+                if attributes && keeps_time {
+                    file.sync_all()?;
+                }
             } else {
                 match &*read(&node.content) {
                     Content::Segment(open) => sync(&open.file)?,

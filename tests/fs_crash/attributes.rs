@@ -133,6 +133,55 @@ fn changing_times() {
     );
 }
 
+/// Storing what was written before must not take the time back that was set after it.
+#[test]
+fn setting_the_time_of_what_is_not_stored_yet() {
+    let Some(mut world) = with_all_forms() else {
+        return;
+    };
+    world.begin();
+    let fh = world.fs().open(world.node("segment"), RDWR).unwrap();
+    let old = world.content("segment");
+    world.write(fh, "segment", 5000, &noise(700, 3));
+    let new = world.content("segment");
+    // The time may be there before the content is.
+    for content in [old, new] {
+        world.will_be("segment", &content);
+        world.will_have("segment", |attributes| attributes.mtime = Some(THEN));
+    }
+    set_time(&mut world, "segment", THEN);
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("utimens of what is not stored");
+}
+
+/// Packing in place writes to the file; when it is done the time is what it was.
+#[test]
+fn packing_a_file_with_two_names_that_has_a_time() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.segment("a", &b"temperature=21.5\n".repeat(1000));
+    set_time(&mut world, "a", THEN);
+    let linked = world.seen("a");
+    world.will_with("b", linked);
+    world.fs().link(world.node("a"), ROOT, os("b")).unwrap();
+    world.begin();
+    let kept = world.seen("a");
+    for mtime in [None, kept.attributes.mtime] {
+        let mut seen = kept.clone();
+        seen.attributes.mtime = mtime;
+        for name in ["a", "b"] {
+            world.will_with(name, seen.clone());
+        }
+        world.may_be();
+    }
+    assert_eq!(world.job(Direction::Pack, Job::default()).done, 1);
+    world.is_durable();
+    world.survives_every_crash("pack in place what has a time");
+}
+
 #[test]
 fn setting_replacing_and_removing_extended_attributes() {
     survives(
