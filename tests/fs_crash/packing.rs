@@ -142,6 +142,46 @@ fn pruning_the_model_of_a_file_that_was_just_removed() {
     world.survives_every_crash("remove and prune");
 }
 
+/// The same for the primer of the last file of a kind.
+#[test]
+fn pruning_the_primer_of_a_file_that_was_just_removed() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let names: Vec<_> = (0..4).map(|seed| format!("{seed}.bin")).collect();
+    for (name, seed) in names.iter().zip(0..) {
+        world.plain(name, &alike(9000, seed));
+    }
+    world.open();
+    assert_eq!(world.job(Direction::Pack, job()).done, 4);
+    world.is_durable();
+    let primer = stored(&world, "0.bin", |segment| {
+        let mut starts = segment.starts().entries().iter();
+        starts.find_map(|entry| match entry {
+            StartEntry::Primer(id) => Some(*id),
+            _ => None,
+        })
+    });
+    let primer = primer.expect("it starts from a primer");
+    let remove = |world: &mut World, name: &str| {
+        world.will(|tree| {
+            tree.remove(Path::new(name));
+        });
+        world.fs().unlink(ROOT, os(name)).unwrap();
+    };
+    for name in &names[1..] {
+        remove(&mut world, name);
+        world.sync_dir(ROOT);
+    }
+    world.begin();
+    remove(&mut world, &names[0]);
+    world.close();
+    let archive = Archive::open(world.recorder.path(), Access::Write).unwrap();
+    assert_eq!(usage::prune(&archive).unwrap(), [Thing::Primer(primer)]);
+    drop(archive);
+    world.survives_every_crash("remove and prune a primer");
+}
+
 /// What the private directory holds must be as safe as the files that need it, from the first one on.
 #[test]
 fn packing_right_after_the_archive_was_made() {
