@@ -10,8 +10,8 @@ use std::sync::Arc;
 use vortex_fs::codec::{self, CodecId, Encoded, ModelId, PrimerId, Start};
 use vortex_fs::engine::{Config, METADATA_KEY, Model, State, metadata, tensor_shapes};
 use vortex_fs::fs::{Fs, FsOptions};
-use vortex_fs::segment::{SealedWriter, Segment, Storage};
-use vortex_fs::store::{Access, Archive, Depth, verify_segment};
+use vortex_fs::segment::{Finding, HEADER_LEN, MemStorage, SealedWriter, Segment, Storage};
+use vortex_fs::store::{Access, Archive, Depth, verify_segment, verify_storage};
 
 /// Bytes of a block.
 const BLOCK: usize = 16 << 10;
@@ -138,6 +138,54 @@ fn the_golden_archive_holds_what_it_always_held() {
         fs.release(file).unwrap();
     }
     fs.shutdown().unwrap();
+}
+
+/// The kept segments, by their paths below `tests/golden`.
+fn segments() -> Vec<String> {
+    let packed = contents().into_iter().filter(|(name, content)| {
+        !content.is_empty() && *name != "plain.txt" && !name.ends_with("inner.vortex")
+    });
+    let packed = packed.map(|(name, _)| format!("archive/{name}.vortex"));
+    let alone = ["live", "lost", "paged", "sealed", "started"].map(|name| format!("{name}.vortex"));
+    alone.into_iter().chain(packed).collect()
+}
+
+/// Whatever the form, whatever the codecs, and whether blocks start from others, from a primer or need a model.
+#[test]
+fn verify_finds_every_flipped_byte_of_a_kept_segment_that_anything_reads() {
+    let archive = Archive::open(&golden("archive"), Access::Read).unwrap();
+    for name in segments() {
+        let path = golden(&name);
+        let sound = fs::read(&path).unwrap();
+        let findings = |bytes: &[u8]| {
+            let storage = Arc::new(MemStorage::new(bytes.to_vec()));
+            let (library, depth) = (archive.library(), Depth::Checksums);
+            let report = verify_storage(storage, &path, library, depth, &|_| {});
+            report.unwrap().findings
+        };
+        let before = findings(&sound);
+        let is_found = |at: &usize| {
+            let mut bad = sound.clone();
+            bad[*at] ^= 1 << (at % 8);
+            let at = *at as u64;
+            let names = |f: &Finding| f.range.contains(&at) && !before.contains(f);
+            findings(&bad).iter().any(names)
+        };
+        let found = (0..sound.len()).filter(is_found).count();
+        println!("{name}: {found} of {} bytes", sound.len());
+        let segment = Segment::open(Arc::new(MemStorage::new(sound.clone()))).unwrap();
+        // Behind the header of what was born live, and behind the current root.
+        let padding = match name.as_str() {
+            "live.vortex" => (512 - HEADER_LEN) + (512 - 56),
+            "archive/written.csv.vortex" => 512 - 56,
+            _ => 0,
+        };
+        assert_eq!(
+            found + padding,
+            segment.summary().live_bytes as usize,
+            "{name}"
+        );
+    }
 }
 
 fn small_config() -> Config {
