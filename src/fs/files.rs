@@ -201,7 +201,9 @@ impl Fs {
         }
         node.take_failure()?;
         self.load(&node, false)?;
-        self.commit(&node, !datasync)?;
+        // A new file got its owner and mode after it was made, and without them its user could not read it.
+        let is_new = !lock(&node.new_in).is_empty();
+        self.commit(&node, !datasync || is_new)?;
         self.sync_names(&node)
     }
 

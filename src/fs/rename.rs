@@ -210,7 +210,7 @@ impl Fs {
         })
     }
 
-    /// Makes the content durable: what is kept in memory, or what went through to a plain file, be it before its node was last
+    /// Makes content and attributes durable: what is kept in memory, or what went through to a plain file, be it before its node was last
     /// forgotten. The caller holds the node, so that nobody closes the file before it is synced.
     fn settle_content(&self, node: &Arc<Node>) -> Result<()> {
         let plain = !node.is_segment();
@@ -220,7 +220,7 @@ impl Fs {
             return Ok(());
         }
         if plain || node.dirty.load(Ordering::SeqCst) {
-            self.commit(node, false)?;
+            self.commit(node, true)?;
         }
         Ok(())
     }

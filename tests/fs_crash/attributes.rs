@@ -6,12 +6,17 @@ use vortex_fs::fs::{Caller, RenameFlags, SetAttr, SetTime};
 use vortex_fs::pack::Direction;
 use vortex_fs::pack::protocol::Job;
 
-use crate::tree::{Attributes, Seen, me};
+use crate::tree::{Attributes, Seen, What, me};
 use crate::world::{RDWR, ROOT, World, noise, os};
 
 /// Seconds since 1970 that no workload runs at.
 const THEN: i64 = 86_400;
 const OTHERS: (u32, u32) = (1234, 5678);
+const FOR_OTHERS: Caller = Caller {
+    uid: OTHERS.0,
+    gid: OTHERS.1,
+    umask: 0,
+};
 const XATTR: &str = "user.colour";
 
 /// What has attributes, each by its name in the root directory.
@@ -293,24 +298,19 @@ fn making_a_directory_for_somebody_else() {
     if !may_give_away() {
         return;
     }
-    let caller = Caller {
-        uid: OTHERS.0,
-        gid: OTHERS.1,
-        umask: 0,
-    };
     for renamed in [false, true] {
         let Some(mut world) = with_all_forms() else {
             return;
         };
         let dir = world.node("directory");
         world.begin();
-        may_be_given_away(&mut world, "directory/new");
-        world.fs().mkdir(dir, os("new"), 0o755, caller).unwrap();
+        may_be_given_away(&mut world, "directory/new", Seen::dir());
+        world.fs().mkdir(dir, os("new"), 0o755, FOR_OTHERS).unwrap();
         if renamed {
             world.will(|tree| {
                 tree.remove(Path::new("directory/new"));
             });
-            may_be_given_away(&mut world, "new");
+            may_be_given_away(&mut world, "new", Seen::dir());
             let fs = world.fs();
             fs.rename(dir, os("new"), ROOT, os("new"), RenameFlags::Replace)
                 .unwrap();
@@ -320,19 +320,49 @@ fn making_a_directory_for_somebody_else() {
     }
 }
 
-/// A directory may be found with its owner and mode or without.
-fn may_be_given_away(world: &mut World, name: &str) {
-    let mut seen = Seen::dir();
-    for (mode, owner) in [
-        (0o700, OTHERS),
-        (0o755, (me().uid, me().gid)),
-        (0o755, OTHERS),
-    ] {
-        world.will_with(name, seen.clone());
-        world.may_be();
+/// Whoever reads what was synced, or what took the place of a file, must be able to.
+#[test]
+fn writing_a_file_for_somebody_else() {
+    if !may_give_away() {
+        return;
+    }
+    for replacing in [false, true] {
+        let Some(mut world) = World::new() else {
+            return;
+        };
+        world.open();
+        world.segment("old", &noise(5000, 1));
+        world.begin();
+        may_be_given_away(&mut world, "new", Seen::file(b""));
+        let made = world.fs().create(ROOT, os("new"), 0o644, RDWR, FOR_OTHERS);
+        let fh = made.unwrap().2;
+        may_be_given_away(&mut world, "new", Seen::file(&noise(7000, 2)));
+        world.fs().write(fh, 0, &noise(7000, 2)).unwrap();
+        if replacing {
+            world.will(|tree| {
+                let moved = tree.remove(Path::new("new")).unwrap();
+                tree.insert("old".into(), moved);
+            });
+            let fs = world.fs();
+            fs.rename(ROOT, os("new"), ROOT, os("old"), RenameFlags::Replace)
+                .unwrap();
+            world.sync_dir(ROOT);
+        } else {
+            world.sync(fh, true);
+        }
+        world.fs().release(fh).unwrap();
+        world.survives_every_crash(&format!("file for others, replacing: {replacing}"));
+    }
+}
+
+/// What was made may be found with its owner and mode or without.
+fn may_be_given_away(world: &mut World, name: &str, mut seen: Seen) {
+    let (mine, made) = ((me().uid, me().gid), seen.attributes.mode);
+    let given = if seen.what == What::Dir { 0o755 } else { 0o644 };
+    for (mode, owner) in [(made, mine), (made, OTHERS), (given, mine), (given, OTHERS)] {
         seen.attributes.mode = mode;
         seen.attributes.owner = owner;
+        world.will_with(name, seen.clone());
+        world.may_be();
     }
-    world.will_with(name, seen);
-    world.may_be();
 }
