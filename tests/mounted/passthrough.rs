@@ -1,4 +1,4 @@
-//! Plain files of a read-only mount, which the kernel reads from the backing file itself.
+//! Plain files of a read-only mount, which the kernel reads from the backing file itself, and why not those of a writable one.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -133,4 +133,39 @@ fn plain_files_on_a_stacked_file_system_are_read_through_the_daemon() {
     drop((one, two));
     archive.umount();
     ok(Command::new("umount").arg(archive.backing()));
+}
+
+/// With passthrough a map would be one of the backing file, which the daemon hears no more of once the descriptor is closed.
+#[test]
+fn maps_outlive_their_descriptors_and_follow_packing() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    let data = telemetry(300_000, 9);
+    for name in ["plain", "segment"] {
+        fs::write(archive.backing().join("plain"), &data).unwrap();
+        archive.mount(&[]);
+        let path = archive.at(name);
+        fs::write(&path, &data).unwrap();
+        // SAFETY: nobody cuts the file meanwhile, and nothing relies on what a map has shown before.
+        let (mut writer, reader) = unsafe {
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let writer = memmap2::MmapMut::map_mut(&file.unwrap()).unwrap();
+            let reader = memmap2::Mmap::map(&File::open(&path).unwrap()).unwrap();
+            (writer, reader)
+        };
+        assert!(reader[..] == data);
+        ok(vortex().arg("pack").arg(&path));
+        let packed = archive.backing().join(format!("{name}.vortex"));
+        assert!(fs::metadata(packed).unwrap().len() < data.len() as u64 / 2);
+        writer[100..107].copy_from_slice(b"changed");
+        writer.flush().unwrap();
+        assert_eq!(&reader[100..107], b"changed", "{name}");
+        drop((writer, reader));
+        archive.remount(&[]);
+        let now = fs::read(&path).unwrap();
+        assert!(now[100..107] == *b"changed" && now[107..] == data[107..]);
+        fs::remove_file(&path).unwrap();
+        archive.umount();
+    }
 }

@@ -1,5 +1,7 @@
 //! Times, sizes, extended attributes.
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 
 fn tick() {
@@ -182,4 +184,52 @@ fn packing_and_unpacking_give_nobody_rights_that_a_directory_hands_down() {
     let swapped = m.fs.finish_unpack(snapshot, plain).unwrap();
     assert_eq!(swapped, Outcome::Swapped);
     as_before("p");
+}
+
+/// Reads from files that `f` makes on this thread: how many, and of how many bytes together.
+fn reads_of(f: impl FnOnce()) -> (u64, u64) {
+    let io = std::fs::File::open("/proc/thread-self/io").unwrap();
+    let look = || {
+        let mut text = [0; 512];
+        let n = io.read_at(&mut text, 0).unwrap();
+        let text = String::from_utf8_lossy(&text[..n]);
+        let field = |name: &str| -> u64 {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap().trim().parse().unwrap()
+        };
+        (field("syscr:"), field("rchar:"), n as u64)
+    };
+    let (calls, bytes, told) = look();
+    f();
+    let (calls_now, bytes_now, _) = look();
+    // The first look counts among what the second one tells.
+    (calls_now - calls - 1, bytes_now - bytes - told)
+}
+
+#[test]
+fn stat_of_a_segment_takes_one_small_read_and_then_none() {
+    let m = Mounted::new();
+    let len = 40 * BLOCK + 5;
+    for name in ["fresh", "packed"] {
+        m.put(name, &data(len, 1));
+    }
+    assert_eq!(m.pack("packed"), Outcome::Swapped);
+    let m = m.again(true);
+    for name in ["fresh", "packed"] {
+        let mut attr = None;
+        let (calls, bytes) = reads_of(|| {
+            attr = m.fs.lookup(NodeId::ROOT, os(name)).ok();
+        });
+        let (node, attr) = attr.unwrap();
+        assert_eq!(attr.size, len as u64);
+        assert_eq!(calls, 1, "{name}");
+        assert!(bytes <= 2048, "{name}: {bytes} bytes");
+        let again = reads_of(|| {
+            for _ in 0..10 {
+                assert_eq!(m.fs.getattr(node, None).unwrap().size, len as u64);
+                assert_eq!(m.node(name).unwrap(), node);
+            }
+        });
+        assert_eq!(again, (0, 0), "{name}");
+    }
 }
