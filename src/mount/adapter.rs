@@ -15,6 +15,7 @@ use super::convert::file_attr;
 use super::figures::Figures;
 use super::listing::Listings;
 use super::passthrough::Passthrough;
+use super::set_ids::SetIds;
 use crate::fs::{Attr, Caller, Fh, Fs, FsError, NodeId};
 
 /// How long the kernel may answer from what it was told where everything changes through this mount, or is told to it.
@@ -52,6 +53,7 @@ pub(super) struct Adapter {
     figures: Arc<Figures>,
     pub(super) listings: Listings,
     pub(super) passthrough: Passthrough,
+    pub(super) set_ids: SetIds,
 }
 
 impl Adapter {
@@ -69,6 +71,7 @@ impl Adapter {
             figures,
             listings: Listings::new(),
             passthrough: Passthrough::default(),
+            set_ids: SetIds::default(),
         }
     }
 

@@ -24,6 +24,7 @@ mod passthrough;
 mod privileges;
 mod requests;
 mod session;
+mod set_ids;
 mod spawn;
 mod status;
 mod syslog;

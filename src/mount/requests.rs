@@ -20,6 +20,7 @@ use super::adapter::{
     rename_flags, xattr,
 };
 use super::convert::{decode_device, file_attr, file_type, set_time};
+use super::set_ids::may_keep;
 use crate::fs::{FsError, Kind, NodeId, SetAttr};
 
 /// The largest request in either direction.
@@ -72,6 +73,10 @@ impl Filesystem for Adapter {
             self.passthrough.enabled = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
                 && config.set_max_stack_depth(1).is_ok();
         }
+        if !self.read_only {
+            let ours = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+            self.set_ids.ours = ours.is_ok();
+        }
         if let Err(missing) = config.add_capabilities(wanted) {
             let _ = config.add_capabilities(wanted - missing);
         }
@@ -109,7 +114,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -134,6 +139,9 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
         };
         match self.call("setattr", ino, |fs| {
+            if size.is_some() {
+                self.take_set_ids(fs, ino, || may_keep(req))?;
+            }
             fs.setattr(node(ino), fh.map(handle), set)
         }) {
             Ok(attr) => reply.attr(&self.ttl, &file_attr(NodeId(attr.ino), &attr)),
@@ -297,12 +305,18 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.call("write", ino, |fs| fs.write(handle(fh), offset, data)) {
+        let written = self.call("write", ino, |fs| {
+            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                self.take_set_ids(fs, ino, || false)?;
+            }
+            fs.write(handle(fh), offset, data)
+        });
+        match written {
             // A request holds at most MAX_IO bytes.
             Ok(written) => reply.written(written as u32),
             Err(errno) => reply.error(errno),
@@ -511,7 +525,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -521,6 +535,7 @@ impl Filesystem for Adapter {
     ) {
         empty(
             self.call("fallocate", ino, |fs| {
+                self.take_set_ids(fs, ino, || may_keep(req))?;
                 fs.fallocate(handle(fh), mode, offset, length)
             }),
             reply,

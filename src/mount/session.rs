@@ -192,8 +192,14 @@ fn session(
         .mount_options
         .extend(settings.options.kernel.iter().cloned());
     let adapter = Adapter::new(Arc::clone(fs), read_only, identity, Arc::clone(figures));
+    let kernel = Arc::clone(&adapter.set_ids.kernel);
+    let spawn = |session: Session<Adapter>| {
+        // Nobody is served yet.
+        let _ = kernel.set(session.notifier());
+        session.spawn()
+    };
     let mut session = Session::new(adapter, &settings.mountpoint, &config)
-        .and_then(Session::spawn)
+        .and_then(spawn)
         .map_err(|e| mount_refused(&settings.mountpoint, &e))?;
     evict::start(fs, session.notifier())?;
     let nobody = thread::Builder::new().spawn(|| Ok(())).map_err(refused)?;

@@ -20,6 +20,7 @@ mod passthrough;
 mod power;
 mod refusals;
 mod scrub;
+mod set_ids;
 mod status;
 mod support;
 mod tools;
