@@ -151,7 +151,7 @@ fn disk_cache_in(
     Ok(DiskCacheOptions { dir: real, bytes })
 }
 
-fn parse_memory_limit(text: &str) -> Result<u64, String> {
+pub(super) fn parse_memory_limit(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if size < LEAST_MEMORY {
         return Err(format!(

@@ -106,6 +106,8 @@ pub struct Plan<'a> {
     pub block_size: u32,
     /// Bytes of our cache of decoded blocks.
     pub cache_bytes: u64,
+    /// Bytes of memory for our daemon in all, if it is to have a limit.
+    pub memory_limit: Option<u64>,
     /// Told of each step.
     pub say: &'a dyn Fn(&str),
     /// Asked now and then whether to stop.
@@ -135,10 +137,11 @@ pub struct Report {
 /// # Errors
 /// Any [`FsBenchError`] of ours; what goes wrong with a peer is in the report. Nothing is left behind.
 pub fn run(plan: &Plan<'_>) -> Result<Report> {
-    let options = vec![
+    let mut options = vec![
         format!("--block-size={}", plan.block_size),
         format!("--cache-size={}", plan.cache_bytes),
     ];
+    options.extend((plan.memory_limit).map(|limit| format!("--memory-limit={limit}")));
     let stage = Stage::set(plan.folder, options, plan.stop)?;
     let source = stage.folder("telemetry")?;
     let mut data = Vec::new();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::bench::fs::{self, Figure, FsBenchError, Plan, Report, Row, System, Workload};
-use crate::cli::mount::parse_block_size;
+use crate::cli::mount::{parse_block_size, parse_memory_limit};
 use crate::cli::{
     Cancel, CliError, Outcome, parse_size, print, print_json, print_lines, show_bytes, warn,
 };
@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// Memory of our daemon for decoded blocks
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     cache_size: u64,
+    /// Memory of our daemon in all; no limit if it is not said
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory_limit)]
+    memory_limit: Option<u64>,
     /// Where to work; the disk there is the one that is measured
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
@@ -87,6 +90,7 @@ struct Shown {
     threads: u16,
     block_size: u32,
     cache_bytes: u64,
+    memory_limit: Option<u64>,
     cores: usize,
     #[serde(flatten)]
     report: Report,
@@ -116,6 +120,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
         threads: args.threads.into(),
         block_size: args.block_size,
         cache_bytes: args.cache_size,
+        memory_limit: args.memory_limit,
         say: &|line| warn(format_args!("measuring {line}")),
         stop: &|| cancel.is_raised(),
     };
@@ -139,6 +144,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
         threads: args.threads,
         block_size: plan.block_size,
         cache_bytes: plan.cache_bytes,
+        memory_limit: plan.memory_limit,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         report,
     })?;
