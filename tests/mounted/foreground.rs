@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
@@ -35,8 +37,9 @@ fn time_of_a_block(content: &[u8]) -> Duration {
 }
 
 /// What users ask for, each of which the kernel passes on to the daemon.
-fn ask(archive: &Archive, file: &File, content: &[u8], n: usize) -> (&'static str, Duration) {
-    let new = |what: &str| archive.at(&format!("{what}{n}"));
+fn ask(mnt: &Path, file: &File, content: &[u8], n: usize) -> (&'static str, Duration) {
+    let name = |what: &str, n: usize| mnt.join(format!("{what}{n}"));
+    let new = |what| name(what, n);
     fadvise(file, 0, None, Advice::DontNeed).unwrap();
     let begun = Instant::now();
     let what = match n % 5 {
@@ -55,11 +58,11 @@ fn ask(archive: &Archive, file: &File, content: &[u8], n: usize) -> (&'static st
             "a small file"
         }
         3 => {
-            fs::rename(archive.at(&format!("small{}", n - 1)), new("moved")).unwrap();
+            fs::rename(name("small", n - 1), new("moved")).unwrap();
             "a rename"
         }
         _ => {
-            fs::remove_file(archive.at(&format!("moved{}", n - 1))).unwrap();
+            fs::remove_file(name("moved", n - 1)).unwrap();
             "a removal"
         }
     };
@@ -84,6 +87,17 @@ fn no_request_waits_for_the_background_packer_longer_than_a_block_takes() {
     fs::write(archive.at("f"), &content).unwrap();
     let file = File::open(archive.at("f")).unwrap();
     file.sync_all().unwrap();
+    // By a thread of its own, which a request that hangs does not let go.
+    let (answer, answers) = mpsc::sync_channel(0);
+    let mnt = archive.mnt();
+    let user = std::thread::spawn(move || {
+        for n in 0.. {
+            if answer.send(ask(&mnt, &file, &content, n)).is_err() {
+                return;
+            }
+            std::thread::sleep(REST);
+        }
+    });
     let begun = Instant::now();
     let (mut n, mut beside, mut longest) = (0, 0, ("nothing", Duration::ZERO));
     loop {
@@ -92,14 +106,14 @@ fn no_request_waits_for_the_background_packer_longer_than_a_block_takes() {
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(400), "{now:?}");
+        let asked = answers.recv_timeout(block + REST);
+        let asked = asked.expect("an answer within the time of a block");
         beside += u64::from(
             now.idle
                 .is_some_and(|idle| idle.state == IdleState::Packing),
         );
-        let asked = ask(&archive, &file, &content, n);
         longest = if asked.1 > longest.1 { asked } else { longest };
         n += 1;
-        std::thread::sleep(REST);
     }
     println!(
         "{n} requests, {beside} of them beside the packer; {} took {:?}, a block {block:?}",
@@ -110,6 +124,7 @@ fn no_request_waits_for_the_background_packer_longer_than_a_block_takes() {
         longest.1 < block,
         "{longest:?}, and a block takes {block:?}"
     );
-    drop(file);
+    drop(answers);
+    user.join().unwrap();
     archive.umount();
 }
