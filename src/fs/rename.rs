@@ -214,12 +214,16 @@ impl Fs {
     /// forgotten. The caller holds the node, so that nobody closes the file before it is synced.
     fn settle_content(&self, node: &Arc<Node>) -> Result<()> {
         let plain = !node.is_segment();
-        if plain && let Err(error) = self.load(node, false) {
+        // A new file may be stored by now, but without its attributes.
+        let is_new = !lock(&node.new_in).is_empty();
+        if (plain || is_new)
+            && let Err(error) = self.load(node, false)
+        {
             // Its mode may keep even the owner out by now.
             log::warn!("{}: not synced: {error}", lock(&node.name).display());
             return Ok(());
         }
-        if plain || node.dirty.load(Ordering::SeqCst) {
+        if plain || is_new || node.dirty.load(Ordering::SeqCst) {
             self.commit(node, true)?;
         }
         Ok(())
@@ -267,9 +271,16 @@ impl Fs {
     }
 }
 
-/// A directory that was just made is synced with that in which its name is now.
+/// A directory that was just made is synced with that in which its name is now, also where it may be one that nobody knows any more.
 fn move_made(from: &Node, to: &Node, moved: Option<&Arc<Node>>) {
-    if let Some(node) = moved.filter(|node| lock(&from.made).remove(node)) {
-        lock(&to.made).add(node);
+    if moved.is_some_and(|node| node.kind != Kind::Dir) {
+        return;
+    }
+    let known = moved.filter(|node| lock(&from.made).remove(node));
+    let unknown = lock(&from.made).has_unknown();
+    match known {
+        Some(node) => lock(&to.made).add(node),
+        None if unknown => lock(&to.made).add_unknown(),
+        None => {}
     }
 }

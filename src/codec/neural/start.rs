@@ -37,7 +37,7 @@ impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
     /// has just coded it from `before`.
     ///
-    /// Plan and grid are what the payload says. Without one the plan is found in the bytes, which is part of the format then: another way of
+    /// Plan, grid and, unless it was made with a network, lanes are what the payload says. Without one the plan is found in the bytes, which is part of the format then: another way of
     /// finding it makes payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {

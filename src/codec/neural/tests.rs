@@ -264,8 +264,7 @@ fn a_network_that_knows_makes_blocks_small() {
     }
 }
 
-/// The payload of `data` after `before`, made with these instructions.
-/// Codes `data` with these instructions, and in one lane where [`encode`] would, if it may be `narrow`.
+/// The payload of `data` after `before`, made with these instructions, and in one lane where [`encode`] would, if it may be `narrow`.
 fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, narrow: bool) -> Vec<u8> {
     let lanes = |plan: Plan| {
         if narrow {
