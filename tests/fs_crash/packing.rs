@@ -38,23 +38,19 @@ fn own_model(dir: &tempfile::TempDir) -> (Job, ModelId) {
     (own, ModelId::of(&bytes))
 }
 
-/// Two disk blocks of text that a model makes smaller.
+/// Two disk blocks of text that a model makes smaller: words of messages, in no order.
 fn telemetry() -> Vec<u8> {
-    let line = |(i, v): (usize, &[u8])| {
-        let (second, value) = (i % 60, 20 + v[0] % 4);
-        format!(
-            "2024-03-01T12:00:{second:02}Z,temperature={value}.{},ok\n",
-            v[1] % 10
-        )
-        .into_bytes()
-    };
-    let mut text: Vec<u8> = noise(300, 5)
-        .chunks_exact(2)
-        .enumerate()
-        .flat_map(line)
-        .collect();
+    const WORDS: &str = "error warning failed connection timeout server client request response interface line protocol \
+        changed state down configured console user login address received packet dropped temperature pressure sensor value \
+        status ready started stopped process memory network session closed opened reset link carrier";
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut text = String::new();
+    for byte in noise(1000, 5) {
+        text.push_str(words[usize::from(byte) % words.len()]);
+        text.push(if byte < 216 { ' ' } else { '\n' });
+    }
     text.truncate(4500);
-    text
+    text.into_bytes()
 }
 
 /// What the segment of a file says of itself.

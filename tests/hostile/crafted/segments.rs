@@ -235,7 +235,9 @@ fn chain() -> Vec<u8> {
         let entry = writer.push_from(block, &encoded, state).expect("pushed");
         if block < 4 {
             state = writer.add_start(state, &entry).expect("a state");
-            before = Some(Start::then(before.as_ref(), &lines[..1 << 14], None));
+            let block = &lines[..1 << 14];
+            let after = codec::state_after(before.as_ref(), block, encoded.codec, &encoded.payload);
+            before = Some(after);
         }
     }
     writer.finish(5 << 14).expect("finished");
