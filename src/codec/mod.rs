@@ -11,6 +11,7 @@ mod zstd;
 use std::sync::Arc;
 
 pub use id::{CodecId, Encoded, ModelId, PrimerId};
+use neural::Coded;
 pub use neural::{NeuralError, Start};
 
 use crate::engine;
@@ -84,13 +85,10 @@ pub fn encode_after(
     model: Option<&Arc<engine::Model>>,
     start: Option<&Start>,
 ) -> Encoded {
+    // Its predictor is kept for the next start state, whatever else is tried.
     let (start, alone) = best_start(before, data, start);
-    let size = alone.len();
+    let size = alone.size();
     let mut found = zstd_if_it_can_win(data, size);
-    found.push(Candidate {
-        started: start.is_some(),
-        ..Candidate::new(CodecId::Neural, alone)
-    });
     if let Some(model) = model
         && let Some(joint) = with_model(data, size, model, start)
     {
@@ -101,6 +99,10 @@ pub fn encode_after(
             ..Candidate::new(CodecId::Neural, joint)
         });
     }
+    found.push(Candidate {
+        started: start.is_some(),
+        ..Candidate::new(CodecId::Neural, alone.into_payload())
+    });
     smallest(data, found)
 }
 
@@ -177,15 +179,16 @@ fn best_start<'a>(
     before: Option<&Encoded>,
     data: &[u8],
     start: Option<&'a Start>,
-) -> (Option<&'a Start>, Vec<u8>) {
-    let alone = |start| neural::encode(data, None, start);
+) -> (Option<&'a Start>, Coded) {
+    let alone = |start| neural::code(data, None, start);
     let Some(start) = start else {
         return (None, alone(None));
     };
     let mut made = None;
     if let Some(before) = before.filter(|b| b.started && b.decoded_len as usize == data.len()) {
         let started = alone(Some(start));
-        if started.len().abs_diff(before.payload.len()) * 16 <= started.len() {
+        let usual = before.payload.len();
+        if (usual * 3 / 4..=usual + usual / 16).contains(&started.size()) {
             return (Some(start), started);
         }
         made = Some(started);
@@ -210,7 +213,7 @@ fn best_start<'a>(
         }
     }
     let (cold, started) = (alone(None), started_alone());
-    if started.len() < cold.len() {
+    if started.size() < cold.size() {
         (Some(start), started)
     } else {
         (None, cold)

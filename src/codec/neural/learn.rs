@@ -1,7 +1,9 @@
 //! Learns the initial state (`initial.bin`) from recordings: run once, by hand.
 
+use std::cell::Cell;
 use std::path::Path;
 
+use super::code;
 use super::contexts::CONTEXTS;
 use super::history::HISTORIES;
 use super::initial::{MATCHES, SIZE, UNIT};
@@ -9,7 +11,6 @@ use super::mixer::INPUTS;
 use super::plan::Kind;
 use super::tables::stretch;
 use super::work::GUESS_CELLS;
-use super::{SCRATCH, encode};
 
 #[derive(Clone)]
 struct Sums {
@@ -48,6 +49,11 @@ fn files(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
     }
 }
 
+thread_local! {
+    /// Whether predictors use one row for every weight set.
+    pub(super) static ONE_ROW: Cell<bool> = const { Cell::new(false) };
+}
+
 #[test]
 #[ignore = "writes initial.bin from ../shared/corpus/train"]
 fn learn_initial_state() {
@@ -61,7 +67,7 @@ fn learn_initial_state() {
         cells: vec![(0, 0); MATCHES + GUESS_CELLS + CONTEXTS * HISTORIES],
     };
     let mut sums = [empty.clone(), empty];
-    SCRATCH.with_borrow_mut(|s| s.get_or_insert_default().predictor.one_row = true);
+    ONE_ROW.set(true);
     for path in &paths {
         let data = std::fs::read(path).expect("a file");
         let blocks: Vec<&[u8]> = data.chunks(65536).collect();
@@ -69,23 +75,22 @@ fn learn_initial_state() {
         if block.len() < 4096 {
             continue;
         }
-        let size = encode(block, None, None).len();
-        println!("{} {:.4}", path.display(), size as f64 / block.len() as f64);
-        SCRATCH.with_borrow(|s| {
-            let p = &s.as_ref().expect("just used").predictor;
-            let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
-            let (weights, cells) = p.learnt();
-            sums.weights
-                .iter_mut()
-                .zip(weights)
-                .for_each(|(s, &w)| *s += i64::from(w));
-            sums.blocks += 1;
-            for (s, &cell) in sums.cells.iter_mut().zip(&cells) {
-                let n = u64::from((cell & 1023).saturating_sub(10));
-                s.0 += u64::from(cell >> 16) * n;
-                s.1 += n;
-            }
-        });
+        let coded = code(block, None, None);
+        let ratio = coded.size() as f64 / block.len() as f64;
+        println!("{} {ratio:.4}", path.display());
+        let p = &coded.predictor.predictor;
+        let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
+        let (weights, cells) = p.learnt();
+        sums.weights
+            .iter_mut()
+            .zip(weights)
+            .for_each(|(s, &w)| *s += i64::from(w));
+        sums.blocks += 1;
+        for (s, &cell) in sums.cells.iter_mut().zip(&cells) {
+            let n = u64::from((cell & 1023).saturating_sub(10));
+            s.0 += u64::from(cell >> 16) * n;
+            s.1 += n;
+        }
     }
     let mut out = Vec::new();
     for sums in &sums {

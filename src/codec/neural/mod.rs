@@ -22,6 +22,7 @@ mod order;
 mod plan;
 mod predictor;
 mod samples;
+mod scratch;
 mod slots;
 mod start;
 mod tables;
@@ -30,9 +31,10 @@ mod work;
 #[cfg(test)]
 mod learn;
 #[cfg(test)]
+mod start_tests;
+#[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use coder::{BitCoder, BitDecoder, BitEncoder};
@@ -40,7 +42,8 @@ use grid::Gridded;
 pub use net::Net;
 pub(super) use plan::NET_LANES;
 use plan::Plan;
-use predictor::Predictor;
+use scratch::{Last, Lent, Scratch};
+pub use scratch::{forget_thread_memory, thread_memory};
 pub use start::Start;
 
 /// Why a neural payload does not decode.
@@ -69,49 +72,38 @@ pub enum NeuralError {
     Trailing,
 }
 
-/// A thread's predictor, kept for its allocation, and what it coded last: the next start state may need just that.
-#[derive(Default)]
-struct Scratch {
-    predictor: Predictor,
-    last: Option<Last>,
+/// A payload, and the predictor that made it: no other block is coded with that until this is dropped, so a start state made then finds
+/// its work done.
+pub struct Coded {
+    payload: Vec<u8>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "held until it is dropped"))]
+    predictor: Lent,
 }
 
-/// What a predictor has seen since it was reset.
-#[derive(PartialEq, Eq)]
-struct Last {
-    /// The start state that it took over.
-    start: Option<u64>,
-    plan: Plan,
-    data: Vec<u8>,
+impl Coded {
+    /// Bytes of the payload.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// The payload alone.
+    #[must_use]
+    pub fn into_payload(self) -> Vec<u8> {
+        self.payload
+    }
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
-}
-
-/// Bytes of the predictor that this thread keeps between blocks, and of the block that it remembers; only those of a spare table, if
-/// any, if the predictor has become a start state.
-#[must_use]
-pub fn thread_memory() -> usize {
-    let kept = SCRATCH.with_borrow(|scratch| {
-        scratch.as_ref().map_or(0, |s| {
-            s.predictor.memory() + s.last.as_ref().map_or(0, |last| last.data.capacity())
-        })
-    });
-    kept + slots::spare_memory()
-}
-
-/// Gives back the memory that this thread keeps between blocks.
-pub fn forget_thread_memory() {
-    slots::forget_spare();
-    SCRATCH.with_borrow_mut(|scratch| *scratch = None);
+/// The payload of `data`, cold or from a start state, with a network or without.
+pub fn encode(data: &[u8], net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+    code(data, net, start).into_payload()
 }
 
 /// Encodes `data`, cold or from a start state, with a network or without.
 ///
 /// A block from a start state has one form and one plan. A cold one has up to two forms, plain and on a grid, and each up to two
 /// plans: both forms are coded with their last plan, then the shorter one with its other plan, too.
-pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+pub fn code(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Coded {
     let gridded = gridded(data, start);
     let plain = Form { data, grid: None };
     let gridded = gridded.as_ref().map(Form::on_grid);
@@ -122,22 +114,17 @@ pub fn encode(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>)
             .narrowed(form.data, net.is_some());
         return form.encode(&plan, net, Some(start));
     }
-    let forms = [Some(plain), gridded].into_iter().flatten();
-    let coded = forms.filter_map(|form| {
-        let plans = Plan::candidates(form.data, net.is_some()).into_iter();
-        let mut plans: Vec<_> = plans
-            .map(|plan| plan.narrowed(form.data, net.is_some()))
-            .collect();
-        let coded = form.encode(&plans.pop()?, lend(&mut net), None);
-        Some((form, plans, coded))
-    });
-    let Some((form, plans, mut best)) = coded.min_by_key(|(_, _, coded)| coded.len()) else {
-        return Vec::new();
-    };
-    // The block coded last is what the next start state finds at hand: so the likelier plan comes last.
-    for plan in plans.iter().rev() {
-        let coded = form.encode(plan, lend(&mut net), None);
-        if coded.len() <= best.len() {
+    let mut form = plain;
+    let (mut best, mut other) = plain.begin(lend(&mut net));
+    if let Some(gridded) = gridded {
+        let (coded, another) = gridded.begin(lend(&mut net));
+        if coded.size() < best.size() {
+            (form, best, other) = (gridded, coded, another);
+        }
+    }
+    if let Some(plan) = other {
+        let coded = form.encode(&plan, net, None);
+        if coded.size() <= best.size() {
             best = coded;
         }
     }
@@ -156,7 +143,7 @@ pub fn sample_len(data: &[u8], start: Option<&Start>) -> usize {
     ];
     let sizes = forms.iter().flatten().map(|form| {
         let plan = Plan::find(form.data, false);
-        form.encode(&plan, None, None).len()
+        form.encode(&plan, None, None).size()
     });
     sizes.min().unwrap_or_default()
 }
@@ -188,16 +175,37 @@ impl<'a> Form<'a> {
         }
     }
 
-    fn encode(&self, plan: &Plan, net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
+    /// Codes it cold with its last plan: that, and its other plan, if there is one.
+    fn begin(&self, net: Option<&mut dyn Net>) -> (Coded, Option<Plan>) {
+        let narrowed = |plan: Plan| plan.narrowed(self.data, net.is_some());
+        let (first, second) = Plan::candidates(self.data, net.is_some());
+        let last = narrowed(second.unwrap_or(first));
+        let other = second.map(|_| narrowed(first));
+        (self.encode(&last, net, None), other)
+    }
+
+    fn encode(&self, plan: &Plan, net: Option<&mut dyn Net>, start: Option<&Start>) -> Coded {
         let mut out = Vec::with_capacity(self.data.len() / 4 + 16);
         header::write(plan, net.is_some(), start.is_some(), self.grid, &mut out);
         let mut coder = BitEncoder::new();
         let mut block = start.map_or(Vec::new(), |s| s.seen().to_vec());
         block.extend_from_slice(self.data);
+        let mut predictor = Lent::take();
         // Encoding cannot fail: every probability is nonzero.
-        let _ = run(&mut block, self.data.len(), *plan, &mut coder, net, start);
+        let _ = run(
+            &mut predictor,
+            &mut block,
+            self.data.len(),
+            *plan,
+            &mut coder,
+            net,
+            start,
+        );
         coder.finish(&mut out);
-        out
+        Coded {
+            payload: out,
+            predictor,
+        }
     }
 }
 
@@ -290,6 +298,7 @@ fn decode_bits(
     block.resize(seen.len() + len, 0);
     let mut coder = BitDecoder::new(h.bits)?;
     run(
+        &mut Lent::take(),
         &mut block,
         len,
         h.plan,
@@ -303,6 +312,7 @@ fn decode_bits(
 }
 
 fn run<C: BitCoder>(
+    scratch: &mut Scratch,
     block: &mut [u8],
     len: usize,
     plan: Plan,
@@ -310,24 +320,21 @@ fn run<C: BitCoder>(
     mut net: Option<&mut dyn Net>,
     start: Option<&Start>,
 ) -> Result<(), NeuralError> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let scratch = scratch.get_or_insert_default();
-        scratch.last = None;
-        let p = &mut scratch.predictor;
-        match start {
-            None => p.reset(plan, len, net.is_some()),
-            Some(start) => start.resume(p, plan, len, net.is_some()),
-        }
-        let alone = net.is_none();
-        if let Some(net) = net.as_deref_mut() {
-            net.reset(plan.lanes, plan.stride);
-        }
-        order::run(p, block, coder, net)?;
-        scratch.last = alone.then(|| Last {
-            start: start.map(Start::id),
-            plan,
-            data: block[block.len() - len..].to_vec(),
-        });
-        Ok(())
-    })
+    scratch.last = None;
+    let p = &mut scratch.predictor;
+    match start {
+        None => p.reset(plan, len, net.is_some()),
+        Some(start) => start.resume(p, plan, len, net.is_some()),
+    }
+    let alone = net.is_none();
+    if let Some(net) = net.as_deref_mut() {
+        net.reset(plan.lanes, plan.stride);
+    }
+    order::run(p, block, coder, net)?;
+    scratch.last = alone.then(|| Last {
+        start: start.map(Start::id),
+        plan,
+        data: block[block.len() - len..].to_vec(),
+    });
+    Ok(())
 }

@@ -45,14 +45,13 @@ impl Plan {
     }
 
     /// The plans that an encoder tries: of [`Plan::find`], and another one if the records may have another length.
-    pub(crate) fn candidates(data: &[u8], net: bool) -> Vec<Self> {
+    pub(crate) fn candidates(data: &[u8], net: bool) -> (Self, Option<Self>) {
         let [first, second] = stride::candidates(data).map(usize::from);
-        let mut plans = vec![Plan::with(data, net, first)];
-        if plans[0].kind == Kind::Binary && second != 0 {
-            plans.push(Plan::with(data, net, second));
-            plans.dedup();
-        }
-        plans
+        let plan = Plan::with(data, net, first);
+        let other = (plan.kind == Kind::Binary && second != 0)
+            .then(|| Plan::with(data, net, second))
+            .filter(|other| *other != plan);
+        (plan, other)
     }
 
     /// The plan for `data` in records of `stride` bytes, or shorter ones where these show numbers much better.

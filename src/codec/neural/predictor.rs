@@ -47,7 +47,7 @@ pub(super) struct Predictor {
     initial: [Initial; 2],
     /// One row for every weight set: how the start state is learnt.
     #[cfg(test)]
-    pub(super) one_row: bool,
+    one_row: bool,
     rate: i32,
     step: i32,
 }
@@ -83,7 +83,7 @@ impl Predictor {
             work: vec![Work::new(); NET_LANES],
             initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
-            one_row: false,
+            one_row: super::learn::ONE_ROW.get(),
             rate: 0,
             step: 0,
         }

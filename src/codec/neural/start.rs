@@ -11,8 +11,7 @@ use super::order;
 use super::plan::Plan;
 use super::predictor::Predictor;
 use super::samples::Layout;
-use super::slots;
-use super::{Last, SCRATCH, Scratch};
+use super::scratch::{self, Last};
 
 /// The codec's state after some bytes. It never changes and is shared between threads.
 pub struct Start {
@@ -37,7 +36,7 @@ impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
     /// has just coded it from `before`.
     ///
-    /// Plan, grid and, unless it was made with a network, lanes are what the payload says. Without one the plan is found in the bytes, which is part of the format then: another way of
+    /// Plan, grid and, unless it was made with a network, lanes are what the payload says, of one from a state only where its records begin. Without one the plan is found in the bytes, which is part of the format then: another way of
     /// finding it makes payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
@@ -54,7 +53,15 @@ impl Start {
             (coded.len() == grid.coded).then_some((block, coded))
         });
         let lanes = (!header.net).then_some(header.plan.lanes);
-        let plan = (!header.started).then_some(header.plan);
+        let plan = match before {
+            // The rest of the plan is the state's.
+            Some(before) if header.started && before.leads_to(&header.plan) => Some(Plan {
+                phase: header.plan.phase,
+                ..before.plan
+            }),
+            Some(_) => None,
+            None => (!header.started).then_some(header.plan),
+        };
         match on_grid {
             Some((block, coded)) => Start::after(before, &coded, plan, lanes, Some(block)),
             None => Start::after(before, data, plan, lanes, None),
@@ -70,8 +77,8 @@ impl Start {
         }
     }
 
-    /// The state after `before` and then a block, `coded` with `plan` if it is a cold one whose plan is known, in so many `lanes` if it was
-    /// coded without a network.
+    /// The state after `before` and then a block, `coded` with `plan` if that is known, else with the plan of `before`, in so many `lanes` if
+    /// it was coded without a network.
     fn after(
         before: Option<&Start>,
         coded: &[u8],
@@ -80,10 +87,9 @@ impl Start {
         block: Option<Gridded>,
     ) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        let plan = match before {
-            None => plan.map_or_else(|| Plan::find(coded, false), |plan| plan.go_on(coded, lanes)),
-            Some(before) => before.plan.go_on(coded, lanes),
-        };
+        let plan = plan
+            .or(before.map(|before| before.plan))
+            .map_or_else(|| Plan::find(coded, false), |plan| plan.go_on(coded, lanes));
         let mut seen = Vec::with_capacity(before.map_or(0, |b| b.seen.len()) + coded.len());
         seen.extend_from_slice(before.map_or(&[], |b| &b.seen));
         seen.extend_from_slice(coded);
@@ -161,15 +167,8 @@ impl Start {
     }
 }
 
-/// This thread's predictor, if coding `data` from `before` is the last thing that it did.
+/// A predictor of this thread that has just coded `data` from `before`, if there is one.
 fn just_coded(before: Option<&Start>, plan: Plan, data: &[u8]) -> Option<Predictor> {
     let start = before.map(Start::id);
-    let fits = |last: &Last| last.start == start && last.plan == plan && last.data == data;
-    SCRATCH.with_borrow_mut(|scratch| {
-        let found = scratch.take_if(|s| s.last.as_ref().is_some_and(fits));
-        if found.is_some() {
-            slots::want_spare();
-        }
-        found.map(|s: Box<Scratch>| s.predictor)
-    })
+    scratch::take_after(|last: &Last| last.start == start && last.plan == plan && last.data == data)
 }

@@ -59,8 +59,9 @@ fn on_grid(payload: &[u8]) -> bool {
 
 fn without(data: &[u8]) -> usize {
     let plain = Form { data, grid: None };
-    let plans = Plan::candidates(data, false);
-    let sizes = plans.iter().map(|p| plain.encode(p, None, None).len());
+    let (plan, other) = Plan::candidates(data, false);
+    let sizes = [Some(plan), other].into_iter().flatten();
+    let sizes = sizes.map(|plan| plain.encode(&plan, None, None).size());
     sizes.min().unwrap()
 }
 
@@ -494,7 +495,9 @@ fn a_state_has_no_more_bytes_than_its_block() {
         data: &codes,
         grid: Some(&header),
     };
-    let payload = form.encode(&Plan::find(&codes, false), None, None);
+    let payload = form
+        .encode(&Plan::find(&codes, false), None, None)
+        .into_payload();
     assert_eq!(decode(&payload, 4000, None, None).as_deref(), Ok(&data[..]));
     let state = Start::then(None, &data, Some(&payload));
     assert_eq!(state.seen(), data);
