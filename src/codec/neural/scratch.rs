@@ -12,7 +12,7 @@ const KEPT: usize = 2;
 
 thread_local! {
     /// The one used last comes last.
-    static FREE: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A predictor and what it coded last.
@@ -32,7 +32,7 @@ pub(super) struct Last {
 }
 
 /// A predictor of this thread. It goes back when this is dropped; until then others are used.
-pub(super) struct Lent(Option<Box<Scratch>>);
+pub(super) struct Lent(Option<Scratch>);
 
 impl Lent {
     /// The predictor that was used longest ago, or a new one.
@@ -88,9 +88,8 @@ pub(super) fn take_after(last: impl Fn(&Last) -> bool) -> Option<Predictor> {
 /// Bytes of the predictors that this thread keeps between blocks, and of the blocks that they remember, with those of a spare table.
 #[must_use]
 pub fn thread_memory() -> usize {
-    let size = |s: &Box<Scratch>| {
-        s.predictor.memory() + s.last.as_ref().map_or(0, |last| last.data.capacity())
-    };
+    let size =
+        |s: &Scratch| s.predictor.memory() + s.last.as_ref().map_or(0, |last| last.data.capacity());
     let kept: usize = FREE.with_borrow(|free| free.iter().map(size).sum());
     kept + slots::spare_memory()
 }
