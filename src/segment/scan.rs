@@ -16,7 +16,7 @@ const TAIL: u64 = 1 << 18;
 
 /// Bytes of tables and pages that are looked through for it, over all places where it might begin. The right one takes some passes over
 /// the tail; only a file made for it has more that look like one.
-const WORK: usize = 16 * TAIL as usize;
+const WORK: usize = 32 * TAIL as usize;
 
 /// What is wrong with a segment that [`lost_its_beginning`].
 pub(super) const ZEROED: &str = "its beginning was overwritten with zeros";
