@@ -77,7 +77,7 @@ pub fn encode_packed(
 }
 
 /// As [`encode_packed`], for a block that follows `before`: if that was coded from a start state, and `start` makes about as much of
-/// `data`, the two are alike and nobody asks whether it had better be cold.
+/// `data`, between three quarters and 17/16, the two are alike and nobody asks whether it had better be cold.
 #[must_use]
 pub fn encode_after(
     before: Option<&Encoded>,
