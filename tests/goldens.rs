@@ -277,12 +277,12 @@ fn write_archive(root: &Path) {
                 let mut writer = writer(root, name);
                 let (mut state, mut before) = (0, None::<Start>);
                 for (n, block) in blocks.iter().enumerate() {
-                    let entry = writer
-                        .push_from(n as u64, &packed(block, before.as_ref()), state)
-                        .unwrap();
+                    let made = packed(block, before.as_ref());
+                    let entry = writer.push_from(n as u64, &made, state).unwrap();
                     if n < 2 {
                         state = writer.add_start(state, &entry).unwrap();
-                        before = Some(Start::then(before.as_ref(), block, None));
+                        let (codec, payload) = (made.codec, &made.payload);
+                        before = Some(codec::state_after(before.as_ref(), block, codec, payload));
                     }
                 }
                 writer.finish(content.len() as u64).unwrap();

@@ -193,7 +193,7 @@ fn best_start<'a>(
         }
         made = Some(started);
     }
-    let started_alone = || made.unwrap_or_else(|| alone(Some(start)));
+    let started_alone = |made: Option<Coded>| made.unwrap_or_else(|| alone(Some(start)));
     // A beginning shows neither that floats are on a grid nor, if it is too short, that they are on that of the state.
     if !start.lacks_grid(data) {
         for (n, least) in [(PROBE, 2 * PROBE), (data.len() / 4, 16 * PROBE)] {
@@ -205,14 +205,17 @@ fn best_start<'a>(
             // A state saves most where a cold block still learns: if it saves nothing there, the longer sample decides.
             if n > PROBE || started < cold {
                 return if started <= cold {
-                    (Some(start), started_alone())
+                    (Some(start), started_alone(made))
                 } else {
+                    drop(made);
                     (None, alone(None))
                 };
             }
         }
     }
-    let (cold, started) = (alone(None), started_alone());
+    // Two plans of a cold block take two predictors.
+    let made = made.map(Coded::without_predictor);
+    let (cold, started) = (alone(None), started_alone(made));
     if started.size() < cold.size() {
         (Some(start), started)
     } else {

@@ -129,7 +129,8 @@ fn write_kept_inputs() {
             let entry = writer.push_from(block, &encoded, state).unwrap();
             if block < 3 {
                 state = writer.add_start(state, &entry).unwrap();
-                before = Some(Start::then(before.as_ref(), part, None));
+                let (codec, payload) = (encoded.codec, &encoded.payload);
+                before = Some(codec::state_after(before.as_ref(), part, codec, payload));
             }
         }
         writer.finish(3 * (1 << 14) + 300).unwrap();

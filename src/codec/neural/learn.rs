@@ -78,7 +78,7 @@ fn learn_initial_state() {
         let coded = code(block, None, None);
         let ratio = coded.size() as f64 / block.len() as f64;
         println!("{} {ratio:.4}", path.display());
-        let p = &coded.predictor.predictor;
+        let p = &coded.predictor.as_ref().expect("held").predictor;
         let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
         let (weights, cells) = p.learnt();
         sums.weights

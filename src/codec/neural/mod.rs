@@ -77,7 +77,7 @@ pub enum NeuralError {
 pub struct Coded {
     payload: Vec<u8>,
     #[cfg_attr(not(test), expect(dead_code, reason = "held until it is dropped"))]
-    predictor: Lent,
+    predictor: Option<Lent>,
 }
 
 impl Coded {
@@ -85,6 +85,15 @@ impl Coded {
     #[must_use]
     pub fn size(&self) -> usize {
         self.payload.len()
+    }
+
+    /// The same, its predictor free for others: a state after it will have to learn its bytes anew.
+    #[must_use]
+    pub fn without_predictor(self) -> Coded {
+        Coded {
+            predictor: None,
+            ..self
+        }
     }
 
     /// The payload alone.
@@ -204,7 +213,7 @@ impl<'a> Form<'a> {
         coder.finish(&mut out);
         Coded {
             payload: out,
-            predictor,
+            predictor: Some(predictor),
         }
     }
 }

@@ -36,8 +36,9 @@ impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
     /// has just coded it from `before`.
     ///
-    /// Plan, grid and, unless it was made with a network, lanes are what the payload says, of one from a state only where its records begin. Without one the plan is found in the bytes, which is part of the format then: another way of
-    /// finding it makes payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
+    /// Plan, grid and, unless it was made with a network, lanes are what the payload says; of a plan from a state that is only where its
+    /// records begin. Without a payload the plan is found in the bytes, which is part of the format then: another way of finding it makes
+    /// payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
     #[must_use]
     pub fn then(before: Option<&Start>, data: &[u8], payload: Option<&[u8]>) -> Self {
         let header = payload.and_then(|p| header::read(p, data.len()).ok());
@@ -68,7 +69,7 @@ impl Start {
         }
     }
 
-    /// The state after `before` and then `data` if it were coded, which it is not.
+    /// About the state after `before` and then `data` if it were coded, which it is not: records go on where those of `before` ended.
     #[must_use]
     pub fn would(before: Option<&Start>, data: &[u8]) -> Self {
         match super::on_grid(data, before) {

@@ -62,6 +62,33 @@ fn a_state_goes_on_with_the_records_where_its_last_block_found_them() {
     );
 }
 
+/// A state of a block whose records begin elsewhere than those before it, and what comes next; such states must never change, see
+/// [`Start::then`].
+fn golden_shifted() -> ([Start; 2], Vec<u8>) {
+    let all = records(2000);
+    let first = Start::then(None, &all[..5400], None);
+    let data = &all[5404..9700];
+    let payload = encode(data, None, Some(&first));
+    scratch::forget_thread_memory();
+    // The second one goes on with the records of the first.
+    let states = [Some(&payload[..]), None].map(|p| Start::then(Some(&first), data, p));
+    (states, all[9700..10_100].to_vec())
+}
+
+#[test]
+fn a_golden_payload_from_a_state_with_shifted_records_decodes() {
+    let ([start, unshifted], data) = golden_shifted();
+    let payload = encode(&data, None, Some(&start));
+    assert_ne!(encode(&data, None, Some(&unshifted)), payload);
+    let hex: String = payload.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, GOLDEN_SHIFTED);
+    let back = decode(&payload, data.len(), None, Some(&start));
+    assert_eq!(back.as_deref(), Ok(&data[..]));
+}
+
+const GOLDEN_SHIFTED: &str =
+    "1400060400857be57c9a0f9170ee00853d9df85ef27f3fa6582e1ea0b8d6cfebbb43675b8b";
+
 #[test]
 fn what_a_state_needs_is_at_hand_whatever_else_was_tried() {
     let others = [noise(6000, 3), records(2000), text(100)];

@@ -380,7 +380,8 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
         last = Some(entry);
         if number + 1 < blocks {
             state = writer.add_start(state, &entry).expect("a state");
-            before = Some(Start::then(before.as_ref(), data, None));
+            let (codec, payload) = (encoded.codec, &encoded.payload);
+            before = Some(codec::state_after(before.as_ref(), data, codec, payload));
         }
     }
     writer.finish(blocks * block as u64).expect("finished");
