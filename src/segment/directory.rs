@@ -19,6 +19,8 @@ pub(super) const MAX_DIRECTORY_LEN: u32 = 4 << 20;
 /// Entries name models in one byte, and 0 is none.
 pub(super) const MAX_MODELS: usize = 255;
 
+const SHORT: &str = "it ends inside a field";
+
 /// Where one index page lies and what its bytes must hash to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageRef {
@@ -28,6 +30,21 @@ pub(super) struct PageRef {
 }
 
 impl PageRef {
+    /// The next entry of a list of pages, and its page's number; `next` is the number after that of the entry before.
+    pub(super) fn decode(at: &mut Cursor<'_>, next: u64) -> Result<(u64, Self), &'static str> {
+        let number = at
+            .varint()
+            .and_then(|gap| next.checked_add(gap))
+            .ok_or("page number out of range")?;
+        let offset = at.varint().ok_or(SHORT)?;
+        let len = at.varint32().ok_or(SHORT)?;
+        let crc = at.u32().ok_or(SHORT)?;
+        if !(MIN_PAGE_LEN..=MAX_PAGE_LEN).contains(&len) || offset > SIZE_MAX - u64::from(len) {
+            return Err("page out of range");
+        }
+        Ok((number, PageRef { offset, len, crc }))
+    }
+
     pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.len))
     }
@@ -64,52 +81,53 @@ impl Directory {
         block_size: u32,
         logical_size: u64,
     ) -> Result<Self, &'static str> {
-        Directory::decode_at(&mut Cursor::new(raw), block_size, logical_size)
+        let mut at = Cursor::new(raw);
+        let mut directory = Directory::decode_tables(&mut at, block_size)?;
+        directory.decode_pages(&mut at, block_size, logical_size)?;
+        Ok(directory)
     }
 
-    /// The same, where it shows how far the decoding came.
-    pub(super) fn decode_at(
+    /// Decodes the tables only, up to where the list of pages begins.
+    pub(super) fn decode_tables(
         at: &mut Cursor<'_>,
         block_size: u32,
-        logical_size: u64,
     ) -> Result<Self, &'static str> {
-        const SHORT: &str = "it ends inside a field";
         let mut models = Vec::new();
         for _ in 0..at.u8().ok_or(SHORT)? {
             models.push(ModelId(at.array().ok_or(SHORT)?));
         }
-        let starts = Arc::new(Starts::decode(at, block_size)?);
+        Ok(Directory {
+            models,
+            starts: Arc::new(Starts::decode(at, block_size)?),
+            pages: BTreeMap::new(),
+        })
+    }
+
+    /// Decodes the rest, the list of pages.
+    pub(super) fn decode_pages(
+        &mut self,
+        at: &mut Cursor<'_>,
+        block_size: u32,
+        logical_size: u64,
+    ) -> Result<(), &'static str> {
         let mut pages = Vec::new();
         let mut next = 0u64;
         while !at.is_empty() {
-            let number = at
-                .varint()
-                .and_then(|gap| next.checked_add(gap))
-                .ok_or("page number out of range")?;
+            let (number, page) = PageRef::decode(at, next)?;
             let start = number
                 .checked_mul(PAGE_BLOCKS)
                 .and_then(|b| b.checked_mul(u64::from(block_size)));
             if start.is_none_or(|s| s >= logical_size) {
                 return Err("page beyond the logical size");
             }
-            let offset = at.varint().ok_or(SHORT)?;
-            let len = at.varint32().ok_or(SHORT)?;
-            let crc = at.u32().ok_or(SHORT)?;
-            if !(MIN_PAGE_LEN..=MAX_PAGE_LEN).contains(&len) || offset > SIZE_MAX - u64::from(len) {
-                return Err("page out of range");
-            }
-            pages.push((number, PageRef { offset, len, crc }));
+            pages.push((number, page));
             next = number + 1;
         }
-        let pages: BTreeMap<u64, PageRef> = pages.into_iter().collect();
-        if overlap(pages.values()) {
+        self.pages = pages.into_iter().collect();
+        if overlap(self.pages.values()) {
             return Err("two pages share bytes");
         }
-        Ok(Directory {
-            models,
-            starts,
-            pages,
-        })
+        Ok(())
     }
 }
 

@@ -1,22 +1,33 @@
 //! Finding the index of a segment whose header or roots are lost, by what it looks like: the last bytes of the file are a directory
 //! whose pages are there, with the checksums that it names.
 
-use super::directory::Directory;
+use std::ops::Range;
+
+use crate::codec::ModelId;
+
+use super::directory::{Directory, MAX_DIRECTORY_LEN, PageRef};
 use super::entry::BlockEntry;
 use super::error::{Part, Result};
 use super::header::{Body, DirectoryRef, Header};
 use super::page::{Page, block_end};
 use super::peek::BORN_LIVE_DATA;
+use super::starts::Starts;
 use super::storage::{Storage, read_part, read_up_to};
 use super::wire::Cursor;
 use super::{MAX_BLOCK, MIN_BLOCK, SIZE_MAX};
 
-/// Bytes at the end of the file among which the directory is looked for: enough for some thousand pages.
-const TAIL: u64 = 1 << 18;
+/// Bytes of tables of start states that are decoded for it, over all places where it might begin. The right one takes seven passes over
+/// its own; only a file made for it has many more that look like one.
+const TABLES: u64 = 8 << 20;
 
-/// Bytes of tables and pages that are looked through for it, over all places where it might begin. The right one takes some passes over
-/// the tail; only a file made for it has more that look like one.
-const WORK: usize = 32 * TAIL as usize;
+/// Bytes of pages that are read for it beyond those of one whole index. What looks like a page mostly is none, which its checksum tells.
+const PAGES: u64 = 8 << 20;
+
+/// Places where a directory may begin. Some hundred of a MiB look like one by chance.
+const PLACES: usize = 1 << 18;
+
+/// What a page costs at least.
+const PAGE_COST: u64 = 256;
 
 /// What is wrong with a segment that [`lost_its_beginning`].
 pub(super) const ZEROED: &str = "its beginning was overwritten with zeros";
@@ -32,6 +43,9 @@ pub(super) fn lost_its_beginning(storage: &dyn Storage) -> Result<bool> {
     Ok(len > 0 && (len < SECTOR || find_index(storage, None).iter().any(once)))
 }
 
+/// Entries by which the block size is told.
+const SAMPLE: usize = 8;
+
 /// A directory that ends where the file ends.
 pub(super) struct Found {
     /// A sealed segment's header that names it. The logical size is where the last block ends: a hole after that is not known.
@@ -44,101 +58,240 @@ pub(super) struct Found {
     pub(super) was_packed: bool,
 }
 
-/// All directories that the file may end with, for this block size or for each.
+/// The directory that the file ends with, as it is for this block size or for each that it may have.
 pub(super) fn find_index(storage: &dyn Storage, block_size: Option<u32>) -> Vec<Found> {
-    let Ok(len) = storage.len() else {
-        return Vec::new();
-    };
-    let tail_at = len.saturating_sub(TAIL);
-    let mut tail = vec![0; (len - tail_at) as usize];
-    if !matches!(read_up_to(storage, &mut tail, tail_at), Ok(n) if n == tail.len()) {
-        return Vec::new();
-    }
-    let sizes = (MIN_BLOCK.ilog2()..=MAX_BLOCK.ilog2()).map(|log2| 1 << log2);
-    let sizes: Vec<u32> = match block_size {
+    let sizes = match block_size {
         Some(size) => vec![size],
-        None => sizes.collect(),
+        None => (MIN_BLOCK.ilog2()..=MAX_BLOCK.ilog2())
+            .map(|log2| 1 << log2)
+            .collect(),
     };
-    let (mut found, mut left) = (Vec::new(), WORK);
-    for at in (0..tail.len()).rev() {
-        let raw = tail.get(at..).unwrap_or_default();
-        for &size in &sizes {
-            let mut cursor = Cursor::new(raw);
-            let decoded = Directory::decode_at(&mut cursor, size, SIZE_MAX);
-            // The names of models are passed over too fast to count.
-            let models = 1 + 16 * raw.first().copied().map_or(0, usize::from);
-            spend(&mut left, (raw.len() - cursor.len()).saturating_sub(models));
-            if let Ok(directory) = decoded {
-                let offset = tail_at + at as u64;
-                found.extend(confirm(storage, &directory, offset, raw, size, &mut left));
-            }
+    let Some(tail) = Tail::read(storage) else {
+        return Vec::new();
+    };
+    let mut tables = TABLES;
+    let mut places = Vec::new();
+    for at in (0..tail.bytes.len()).rev() {
+        let begin = tail.list_after(at, &sizes, &mut tables);
+        if let Some(list) = begin
+            && let Some(pages) = tail.pages_from(list)
+        {
+            places.push((pages, at, list));
         }
-        if left == 0 {
-            log::warn!(
-                "too much of a damaged segment looks like an index; the rest was not looked at"
-            );
-            break;
-        }
-        if !found.is_empty() {
+        if places.len() == PLACES {
             break;
         }
     }
-    found
+    // A part of the right one may look like a whole one, with other numbers. So the longest list is the right one, and of several directories
+    // with the same list the shortest: what lies before it may look like models.
+    places.sort_unstable();
+    let mut pages = storage.len().unwrap_or(0).saturating_add(PAGES);
+    for &(_, at, list) in places.iter().rev() {
+        match tail.confirm(storage, at..list, &sizes, &mut pages) {
+            Verdict::No => {}
+            Verdict::Damaged => break,
+            Verdict::Whole(found) => return found,
+        }
+    }
+    if tables == 0 || pages == 0 || places.len() == PLACES {
+        log::warn!("too much of a damaged segment looks like an index; the rest was not looked at");
+    }
+    Vec::new()
 }
 
-fn spend(left: &mut usize, work: usize) {
+fn spend(left: &mut u64, work: u64) {
     *left = left.saturating_sub(work);
 }
 
-/// The index that a directory leads to, if all of its pages are there.
-fn confirm(
-    storage: &dyn Storage,
-    directory: &Directory,
+/// What became of a place where a directory may begin.
+enum Verdict {
+    /// None begins there.
+    No,
+    /// One does, but not all of its pages are sound.
+    Damaged,
+    /// One that is whole, for each block size that goes with its pages.
+    Whole(Vec<Found>),
+}
+
+/// The end of a file that may lie in a directory.
+struct Tail {
+    /// Where it begins in the file.
     offset: u64,
-    raw: &[u8],
-    block_size: u32,
-    left: &mut usize,
-) -> Option<Found> {
-    let mut sample = Vec::new();
-    let (mut size, mut first) = (0, u64::MAX);
-    for (&number, at) in &directory.pages {
-        if at.end() > offset || *left == 0 {
+    bytes: Vec<u8>,
+    /// For every place how many pages a list names that begins there and goes on to the end of the file; [`NO_LIST`]: none does.
+    lists: Vec<u32>,
+}
+
+/// Bytes of an entry of a list of pages, at most.
+const LONGEST_ENTRY: usize = 10 + 10 + 5 + 4;
+
+const NO_LIST: u32 = u32::MAX;
+
+impl Tail {
+    fn read(storage: &dyn Storage) -> Option<Tail> {
+        let len = storage.len().ok()?;
+        let offset = len.saturating_sub(MAX_DIRECTORY_LEN.into());
+        let mut bytes = vec![0; (len - offset) as usize];
+        if read_up_to(storage, &mut bytes, offset).ok()? != bytes.len() {
             return None;
         }
-        spend(left, at.len as usize);
-        let page = read_part(storage, Part::Page, at.offset, at.len.into(), at.crc).ok()?;
-        let starts = directory.starts.len();
-        let page = Page::decode(
-            &page,
-            number,
-            block_size,
-            &directory.models,
-            starts,
-            SIZE_MAX,
-        )
-        .ok()?;
-        for &(block, entry) in page.entries() {
-            size = size.max(block_end(block, entry.visible_len, block_size)?);
-            first = first.min(entry.offset);
-            if sample.len() < 8 {
-                sample.push((block, entry));
+        let mut lists = vec![NO_LIST; bytes.len() + 1];
+        lists[bytes.len()] = 0;
+        let mut nearest = bytes.len();
+        for at in (0..bytes.len()).rev() {
+            if nearest - at > LONGEST_ENTRY {
+                break;
+            }
+            let mut cursor = Cursor::new(&bytes[at..]);
+            if PageRef::decode(&mut cursor, 0).is_ok()
+                && let rest = lists[bytes.len() - cursor.len()]
+                && rest != NO_LIST
+            {
+                lists[at] = rest + 1;
+                nearest = at;
             }
         }
+        Some(Tail {
+            offset,
+            bytes,
+            lists,
+        })
     }
-    let was_packed = !directory.models.is_empty() || !directory.starts.is_empty();
-    let directory = DirectoryRef {
-        offset,
-        len: u32::try_from(raw.len()).ok()?,
-        crc: crc32c::crc32c(raw),
-    };
-    let body = Body::Sealed {
-        logical_size: size,
-        directory,
-    };
-    (!sample.is_empty()).then_some(Found {
-        header: Header { block_size, body },
-        sample,
-        was_sealed: first < BORN_LIVE_DATA,
-        was_packed,
-    })
+
+    /// Where the list of pages begins behind the tables that may begin at `at`.
+    fn list_after(&self, at: usize, sizes: &[u32], left: &mut u64) -> Option<usize> {
+        let models = usize::from(*self.bytes.get(at)?);
+        let begin = at + 1 + models * size_of::<ModelId>();
+        let raw = self.bytes.get(begin..)?;
+        if raw.first() == Some(&0) {
+            return Some(begin + 1);
+        }
+        if !Starts::may_begin(raw) {
+            return None;
+        }
+        sizes.iter().find_map(|&block_size| {
+            let mut cursor = Cursor::new(raw);
+            let starts = (*left > 0).then(|| Starts::decode(&mut cursor, block_size))?;
+            spend(left, (raw.len() - cursor.len()) as u64);
+            starts.ok().map(|_| self.bytes.len() - cursor.len())
+        })
+    }
+
+    /// How many pages the list names that begins at `list`, if there is one.
+    fn pages_from(&self, list: usize) -> Option<u32> {
+        let pages = self.lists.get(list).copied()?;
+        (pages != NO_LIST && pages > 0).then_some(pages)
+    }
+
+    /// Whether a directory lies here, with such tables, whose pages are there.
+    fn confirm(
+        &self,
+        storage: &dyn Storage,
+        tables: Range<usize>,
+        sizes: &[u32],
+        left: &mut u64,
+    ) -> Verdict {
+        let offset = self.offset + tables.start as u64;
+        let mut list = Cursor::new(&self.bytes[tables.end..]);
+        let mut candidates: Option<Vec<_>> = None;
+        let mut next = 0;
+        while !list.is_empty() {
+            let Ok((number, page)) = PageRef::decode(&mut list, next) else {
+                return Verdict::No;
+            };
+            if page.end() > offset || *left == 0 {
+                return Verdict::No;
+            }
+            spend(left, PAGE_COST.max(page.len.into()));
+            let raw = read_part(storage, Part::Page, page.offset, page.len.into(), page.crc);
+            let damaged = match candidates {
+                None => Verdict::No,
+                Some(_) => Verdict::Damaged,
+            };
+            let Ok(raw) = raw else {
+                return damaged;
+            };
+            let fit = candidates.get_or_insert_with(|| self.candidates(&tables, sizes));
+            fit.retain_mut(|c| c.add(number, &raw).is_some());
+            if fit.is_empty() {
+                return damaged;
+            }
+            next = number + 1;
+        }
+        let (raw, pages) = (&self.bytes[tables.start..], &self.bytes[tables.end..]);
+        let found = candidates.unwrap_or_default().into_iter();
+        Verdict::Whole(found.filter_map(|c| c.found(offset, raw, pages)).collect())
+    }
+
+    fn candidates(&self, tables: &Range<usize>, sizes: &[u32]) -> Vec<Candidate> {
+        let raw = &self.bytes[tables.clone()];
+        let of_size = |&block_size: &u32| {
+            let directory = Directory::decode_tables(&mut Cursor::new(raw), block_size).ok()?;
+            Some(Candidate {
+                block_size,
+                directory,
+                sample: Vec::new(),
+                end: 0,
+                first: u64::MAX,
+            })
+        };
+        sizes.iter().filter_map(of_size).collect()
+    }
 }
+
+/// A directory as it is for one block size.
+struct Candidate {
+    block_size: u32,
+    directory: Directory,
+    sample: Vec<(u64, BlockEntry)>,
+    /// Where the last block ends in the content, and the first payload begins in the file.
+    end: u64,
+    first: u64,
+}
+
+impl Candidate {
+    /// Takes a page; none if no segment of this block size has it.
+    fn add(&mut self, number: u64, raw: &[u8]) -> Option<()> {
+        let Directory { models, starts, .. } = &self.directory;
+        let page = Page::decode(raw, number, self.block_size, models, starts.len(), SIZE_MAX);
+        for &(block, entry) in page.ok()?.entries() {
+            let end = block_end(block, entry.visible_len, self.block_size)?;
+            self.end = self.end.max(end);
+            self.first = self.first.min(entry.offset);
+            if self.sample.len() < SAMPLE {
+                self.sample.push((block, entry));
+            }
+        }
+        Some(())
+    }
+
+    /// With all pages taken, what was found: a directory of these bytes, at this place in the file.
+    fn found(mut self, offset: u64, raw: &[u8], pages: &[u8]) -> Option<Found> {
+        let list = &mut Cursor::new(pages);
+        self.directory
+            .decode_pages(list, self.block_size, SIZE_MAX)
+            .ok()?;
+        let directory = DirectoryRef {
+            offset,
+            len: u32::try_from(raw.len()).ok()?,
+            crc: crc32c::crc32c(raw),
+        };
+        let body = Body::Sealed {
+            logical_size: self.end,
+            directory,
+        };
+        Some(Found {
+            header: Header {
+                block_size: self.block_size,
+                body,
+            },
+            sample: self.sample,
+            was_sealed: self.first < BORN_LIVE_DATA,
+            was_packed: !self.directory.models.is_empty() || !self.directory.starts.is_empty(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

@@ -171,6 +171,14 @@ impl Starts {
         }
     }
 
+    /// Whether a table with states may begin like this; a quick look.
+    pub(super) fn may_begin(raw: &[u8]) -> bool {
+        let mut at = Cursor::new(raw);
+        let count = at.varint().filter(|&n| n <= MAX_STARTS as u64);
+        let kind = count.and_then(|_| at.u8());
+        kind.is_some_and(|k| k == PRIMER || CodecId::from_u8(k & !FROM_PARENT).is_some())
+    }
+
     /// Decodes the table of a segment; an error says what is impossible.
     pub(super) fn decode(at: &mut Cursor<'_>, block_size: u32) -> Result<Self, &'static str> {
         const SHORT: &str = "it ends inside a start state";
