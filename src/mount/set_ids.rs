@@ -46,10 +46,24 @@ impl Adapter {
     }
 }
 
-/// Whether the caller may leave the bits where they are. Other users than root are taken not to.
+/// Whether the caller may leave the bits where they are. Other users than root are taken not to, and so is who is root in a user namespace
+/// that is not the daemon's: its rights end there.
 pub(super) fn may_keep(req: &Request) -> bool {
     let status = || fs::read_to_string(format!("/proc/{}/status", req.pid()));
-    req.uid() == 0 && status().is_ok_and(|status| has_capability(&status, FSETID))
+    req.uid() == 0
+        && status().is_ok_and(|status| has_capability(&status, FSETID))
+        && same_users(req.pid())
+}
+
+/// Whether a process lives in the daemon's user namespace, as far as that shows without the right to trace it: by how its users are numbered.
+fn same_users(pid: u32) -> bool {
+    let of = |process: &str| fs::read_to_string(format!("/proc/{process}/uid_map"));
+    match (of("self"), of(&pid.to_string())) {
+        (Ok(ours), Ok(theirs)) => ours == theirs,
+        // A kernel without user namespaces.
+        (Err(e), _) => e.kind() == io::ErrorKind::NotFound,
+        (Ok(_), Err(_)) => false,
+    }
 }
 
 /// Whether a process with this `/proc/PID/status` has an effective capability.

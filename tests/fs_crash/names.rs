@@ -64,6 +64,32 @@ fn syncing_a_file_in_new_directories() {
     world.survives_every_crash("file in new directories");
 }
 
+/// So many directories are synced with all that lies on their file system.
+#[test]
+fn syncing_a_file_in_many_new_directories() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.open();
+    world.begin();
+    let (mut dir, mut path) = (ROOT, std::path::PathBuf::new());
+    for _ in 0..10 {
+        path.push("d");
+        let made = path.clone();
+        world.will(|tree| {
+            tree.insert(made, Seen::dir());
+        });
+        dir = world.fs().mkdir(dir, os("d"), 0o700, me()).unwrap().0;
+    }
+    path.push("f");
+    let path = path.to_str().unwrap();
+    let fh = world.create(dir, "f", path);
+    world.write(fh, path, 0, &noise(5000, 1));
+    world.sync(fh, false);
+    world.fs().release(fh).unwrap();
+    world.survives_every_crash("file in many new directories");
+}
+
 /// The kernel may forget all of it meanwhile, and then asks for it by name, or lists it, from the root on.
 #[test]
 fn syncing_a_file_in_new_directories_after_they_were_forgotten() {

@@ -18,12 +18,14 @@ const CHANGES: [&str; 4] = [
 /// Both bits, and each alone.
 const MODES: [u32; 3] = [0o6777, 0o4777, 0o2777];
 
-/// Users: another one, root, and root without the right to set the bits.
-const USERS: [&[&str]; 3] = [
+/// Users: another one, root, root without the right to set the bits, and root in a user namespace of its own.
+const USERS: [&[&str]; 4] = [
     &["--reuid=1", "--regid=1", "--clear-groups"],
     &[],
     &["--bounding-set=-fsetid", "--inh-caps=-fsetid"],
+    NAMESPACE,
 ];
+const NAMESPACE: &[&str] = &["unshare", "--user", "--map-root-user"];
 
 fn able() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -51,8 +53,16 @@ fn changes_of_the_content_take_the_bits_that_they_take_in_a_plain_directory() {
     };
     archive.mount(&["--allow-other"]);
     let plain = archive.outside();
+    let namespaces = Command::new(NAMESPACE[0])
+        .args(&NAMESPACE[1..])
+        .arg("true")
+        .status();
+    let users = match namespaces {
+        Ok(status) if status.success() => &USERS[..],
+        _ => &USERS[..3],
+    };
     let mut kept = 0;
-    for (user, change) in USERS.iter().flat_map(|u| CHANGES.map(|c| (u, c))) {
+    for (user, change) in users.iter().flat_map(|u| CHANGES.map(|c| (u, c))) {
         for mode in MODES {
             let after = |dir: &Path| {
                 let file = dir.join("f");
