@@ -3,16 +3,18 @@
 //! A profile is a model file; docs/TRAINING.md says how the built-in ones were made.
 
 /// Names of the built-in profiles that have weights.
-pub const NAMES: &[&str] = &["fast"];
+pub const NAMES: &[&str] = &["fast", "default", "edge"];
 
 /// Profiles for which there is a configuration but no weights.
-const CONFIGURED: &[&str] = &["default", "edge"];
+const CONFIGURED: &[&str] = &["large"];
 
 /// The model file of a built-in profile.
 #[must_use]
 pub fn builtin(name: &str) -> Option<&'static [u8]> {
     match name {
         "fast" => Some(include_bytes!("../profiles/fast.safetensors")),
+        "default" => Some(include_bytes!("../profiles/default.safetensors")),
+        "edge" => Some(include_bytes!("../profiles/edge.safetensors")),
         _ => None,
     }
 }
@@ -33,21 +35,23 @@ pub fn remedy(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Model;
+    use crate::engine::{Effort, Model};
 
     #[test]
     fn every_built_in_profile_loads_and_is_small() {
         for name in NAMES {
             let bytes = builtin(name).unwrap();
-            assert!(bytes.len() < 1 << 20);
-            assert!(Model::from_bytes(bytes).is_ok(), "{name}");
+            assert!(bytes.len() < 2 << 20);
+            let model = Model::from_bytes(bytes).unwrap();
+            let effort = model.config().effort;
+            assert_eq!(effort == Effort::Dense, *name == "default", "{name}");
         }
     }
 
     #[test]
     fn profiles_without_weights_come_with_the_way_to_make_them() {
-        assert!(builtin("default").is_none());
-        assert!(remedy("default").contains("train"));
+        assert!(builtin("large").is_none());
+        assert!(remedy("large").contains("train"));
         assert!(remedy("quick").contains("fast"));
     }
 }

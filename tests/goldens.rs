@@ -305,7 +305,12 @@ fn write_archive(root: &Path) {
                                 model: Some(ModelId(profile.model.id())),
                                 ..packed(block, None)
                             };
-                            codec::encode_like(&like, block, Some(&profile.model), None)
+                            codec::encode_like(
+                                &like,
+                                block,
+                                codec::Means::usual(Some(&profile.model)),
+                                None,
+                            )
                         }
                         _ => packed(block, None),
                     };

@@ -15,8 +15,8 @@ use super::figures::{Blocks, Measured, Memory};
 use super::latency;
 use crate::codec::{self, CodecId};
 use crate::store::{
-    BlockSource, Encoding, KeyRun, Library, PlainFile, Profile, SealOptions, SegmentReader,
-    StoreError, TempFile, seal,
+    BlockSource, Encoding, KeyRun, Library, Packing, PlainFile, Profile, SealOptions,
+    SegmentReader, StoreError, TempFile, seal,
 };
 
 /// How files are packed and read.
@@ -88,7 +88,7 @@ fn pack(
     };
     let options = SealOptions {
         block_size: settings.block_size,
-        encoding: Encoding::Packed(settings.profile.cloned()),
+        encoding: Encoding::Packed(Packing::with(settings.profile.cloned())),
         key_run: settings.key_run,
         primer: None,
         jobs: 1,

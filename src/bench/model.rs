@@ -49,7 +49,8 @@ impl Way {
             let score = evaluate_reaching(model, block, stride::detect(block), reach)?;
             Ok(score.bits)
         };
-        let payload = |model| Ok(8.0 * codec::neural_len(block, model) as f64);
+        let effort = model.config().effort;
+        let payload = |model| Ok(8.0 * codec::neural_len(block, model, effort) as f64);
         match self {
             Way::Statistics => payload(None),
             Way::Present => alone(Reach::Present),

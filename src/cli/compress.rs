@@ -18,7 +18,7 @@ use super::{CliError, Outcome, Progress, percent, print_json};
 use crate::pack::DEFAULT_PROFILE;
 use crate::store::names::{self, SEGMENT_SUFFIX};
 use crate::store::{
-    Access, Encoding, KeyRun, PlainFile, Primer, Profile, SealOptions, SealReport, seal,
+    Access, Encoding, KeyRun, Packing, PlainFile, Primer, Profile, SealOptions, SealReport, seal,
 };
 
 /// Block size unless the user names one: what a reader decodes at least.
@@ -50,10 +50,10 @@ pub(crate) struct Args {
     /// Bytes that are compressed as one: 16K to 1M, a power of two. Larger is smaller on disk and slower at random
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BLOCK_SIZE, value_parser = parse_block_size)]
     block_size: u32,
-    /// Blocks at the start of every 1024 that teach the others, 0 to 4: more is smaller on disk and slower at random; with 0 every
-    /// block stands alone
-    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=4))]
-    key_blocks: u8,
+    /// Blocks at the start of every 1024 that teach the others, 0 to 16: more is smaller on disk and slower at random; with 0 every
+    /// block stands alone [default: what the profile says: 4, or 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
+    key_blocks: Option<u8>,
     /// A sample that all blocks may start from, instead of key blocks; of more than 1 MiB, the last. Needed to decompress: an
     /// archive around the output keeps it
     #[arg(long, value_name = "FILE", conflicts_with = "key_blocks")]
@@ -213,10 +213,11 @@ fn seal_input(
         }
         None => None,
     };
+    let packing = Packing::with(profile.cloned());
     let options = SealOptions {
         block_size: args.block_size,
-        encoding: Encoding::Packed(profile.cloned()),
-        key_run: KeyRun::of(args.key_blocks),
+        key_run: (args.key_blocks).map_or(KeyRun::usual(packing.effort), KeyRun::of),
+        encoding: Encoding::Packed(packing),
         primer,
         jobs: worker_threads(args.jobs),
         progress: Some(&|bytes| progress.add(bytes)),

@@ -30,9 +30,9 @@ pub(crate) struct Args {
     /// Block size, a power of two from 16K to 1M [default: the mount's, or 64K]
     #[arg(long, value_name = "SIZE", value_parser = parse_block_size)]
     block_size: Option<u32>,
-    /// Blocks at the start of every 1024 that teach the others, 0 to 4: more is smaller on disk and slower at random; with 0 every
-    /// block stands alone [default: 4, or a primer where that is smaller]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=4))]
+    /// Blocks at the start of every 1024 that teach the others, 0 to 16: more is smaller on disk and slower at random; with 0 every
+    /// block stands alone [default: 4, or 16 if the profile says so, or a primer where that is smaller]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
     key_blocks: Option<u8>,
     /// Encode and report, but change nothing
     #[arg(short = 'n', long)]

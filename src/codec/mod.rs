@@ -15,6 +15,7 @@ use neural::Coded;
 pub use neural::{NeuralError, Start};
 
 use crate::engine;
+pub use crate::engine::Effort;
 use model_net::ModelNet;
 
 /// Bytes that this thread's decoder keeps between blocks. With a model, [`network_memory`] comes on top while a block is decoded.
@@ -26,7 +27,7 @@ pub fn thread_memory() -> usize {
 /// Bytes of a model's memory while one block is decoded; the weights are shared.
 #[must_use]
 pub fn network_memory(model: &engine::Model) -> usize {
-    engine::State::new(model, neural::NET_LANES).map_or(0, |state| state.memory())
+    engine::State::new(model, 1).map_or(0, |state| state.memory())
 }
 
 /// Why a payload does not decode.
@@ -73,7 +74,45 @@ pub fn encode_packed(
     model: Option<&Arc<engine::Model>>,
     start: Option<&Start>,
 ) -> Encoded {
-    encode_after(None, data, model, start)
+    encode_after(None, data, Means::usual(model), start)
+}
+
+/// What blocks may be coded with, and how much time it may take.
+#[derive(Clone, Copy, Default)]
+pub struct Means<'a> {
+    /// The model, if there is one.
+    pub model: Option<&'a Arc<engine::Model>>,
+    /// How much time.
+    pub effort: Effort,
+}
+
+impl<'a> Means<'a> {
+    /// With this model, if there is one, in the usual time.
+    #[must_use]
+    pub fn usual(model: Option<&'a Arc<engine::Model>>) -> Self {
+        Means {
+            model,
+            effort: Effort::Usual,
+        }
+    }
+
+    /// The same without the model.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Means {
+            model: None,
+            ..self
+        }
+    }
+
+    /// Whether a payload with the model is enough smaller than one without, for what decodes more slowly.
+    fn pays(&self, joint: usize, alone: usize) -> bool {
+        let least = match self.effort {
+            Effort::Usual => joint / 32,
+            Effort::Dense => joint / 256,
+        };
+        joint + least < alone
+    }
 }
 
 /// As [`encode_packed`], for a block that follows `before`: if that was coded from a start state, and `start` makes about as much of
@@ -82,15 +121,15 @@ pub fn encode_packed(
 pub fn encode_after(
     before: Option<&Encoded>,
     data: &[u8],
-    model: Option<&Arc<engine::Model>>,
+    means: Means<'_>,
     start: Option<&Start>,
 ) -> Encoded {
     // Its predictor is kept for the next start state, whatever else is tried.
-    let (start, alone) = best_start(before, data, start);
+    let (start, alone) = best_start(before, data, start, means.effort);
     let size = alone.size();
     let mut found = zstd_if_it_can_win(data, size);
-    if let Some(model) = model
-        && let Some(joint) = with_model(data, size, model, start)
+    if let Some(model) = means.model
+        && let Some(joint) = with_model(data, size, model, means, start)
     {
         found.push(Candidate {
             model: Some(ModelId(model.id())),
@@ -111,18 +150,17 @@ pub fn encode_after(
 pub fn encode_like(
     neighbour: &Encoded,
     data: &[u8],
-    model: Option<&Arc<engine::Model>>,
+    means: Means<'_>,
     start: Option<&Start>,
 ) -> Encoded {
     if neighbour.codec != CodecId::Neural {
-        return encode_packed(data, model, start);
+        return encode_after(None, data, means, start);
     }
     let start = start.filter(|_| neighbour.started);
-    let model = model.filter(|_| neighbour.model.is_some());
-    let payload = match model {
-        Some(model) => neural::encode(data, Some(&mut ModelNet::new(model)), start),
-        None => neural::encode(data, None, start),
-    };
+    let model = means.model.filter(|_| neighbour.model.is_some());
+    let mut net = model.map(|model| ModelNet::new(model));
+    let net = net.as_mut().map(|net| net as &mut dyn neural::Net);
+    let payload = neural::code(data, net, start, means.effort).into_payload();
     let mut found = zstd_if_it_can_win(data, payload.len());
     let saves = payload.len() as u64 * u64::from(neighbour.model_saves)
         / neighbour.payload.len().max(1) as u64;
@@ -155,10 +193,10 @@ const PROBE: usize = 4096;
 
 /// Bytes of a neural payload of `data`, cold, with the model or without.
 #[must_use]
-pub fn neural_len(data: &[u8], model: Option<&engine::Model>) -> usize {
+pub fn neural_len(data: &[u8], model: Option<&engine::Model>, effort: Effort) -> usize {
     let mut net = model.map(ModelNet::new);
     let net = net.as_mut().map(|net| net as &mut dyn neural::Net);
-    neural::encode(data, net, None).len()
+    neural::code(data, net, None, effort).size()
 }
 
 /// Whether the beginning of `data` is clearly smaller from `start` than cold.
@@ -179,8 +217,9 @@ fn best_start<'a>(
     before: Option<&Encoded>,
     data: &[u8],
     start: Option<&'a Start>,
+    effort: Effort,
 ) -> (Option<&'a Start>, Coded) {
-    let alone = |start| neural::code(data, None, start);
+    let alone = |start| neural::code(data, None, start, effort);
     let Some(start) = start else {
         return (None, alone(None));
     };
@@ -228,23 +267,28 @@ fn with_model(
     data: &[u8],
     alone: usize,
     model: &engine::Model,
+    means: Means<'_>,
     start: Option<&Start>,
 ) -> Option<Vec<u8>> {
-    let pays = |joint: usize, alone: usize| joint + joint / 32 < alone;
     // On less, or on what is almost gone, its gain is not worth its time at every read.
-    if data.len() < 512 || alone * 100 < data.len() {
+    let gone = match means.effort {
+        Effort::Usual => data.len() / 100,
+        Effort::Dense => data.len() / 1000,
+    };
+    if data.len() < 512 || alone < gone {
         return None;
     }
     let mut net = ModelNet::new(model);
     if data.len() > 2 * PROBE {
         let probe = &data[..PROBE];
         let joint = neural::encode(probe, Some(&mut net), start).len();
-        if !pays(joint, neural::encode(probe, None, start).len()) {
+        let alone = neural::code(probe, None, start, means.effort).size();
+        if !means.pays(joint, alone) {
             return None;
         }
     }
     let joint = neural::encode(data, Some(&mut net), start);
-    pays(joint.len(), alone).then_some(joint)
+    means.pays(joint.len(), alone).then_some(joint)
 }
 
 /// One way to code a block.
@@ -442,7 +486,7 @@ mod tests {
         assert_ne!(from(Some(&first)).as_deref(), Ok(data));
         // What follows it is only compared with a cold block if it is another kind of data.
         let third = Start::then(Some(&second), data, Some(&e.payload));
-        let after = |data: &[u8]| encode_after(Some(&e), data, None, Some(&third));
+        let after = |data: &[u8]| encode_after(Some(&e), data, Means::default(), Some(&third));
         let next = &rest[20_000..30_000];
         assert!(after(next).started);
         assert_eq!(

@@ -8,6 +8,8 @@ pub(super) struct ModelNet<'a> {
     model: &'a engine::Model,
     state: Option<engine::State>,
     stride: u16,
+    /// Bytes of the block that it has predicted.
+    t: usize,
     bytes: Vec<u8>,
 }
 
@@ -17,31 +19,36 @@ impl<'a> ModelNet<'a> {
             model,
             state: None,
             stride: 0,
+            t: 0,
             bytes: Vec::new(),
         }
     }
 }
 
 impl Net for ModelNet<'_> {
-    fn reset(&mut self, lanes: usize, stride: usize) {
-        self.stride = stride as u16;
+    fn reset(&mut self, stride: usize) {
+        (self.stride, self.t) = (stride as u16, 0);
         match &mut self.state {
-            Some(state) if state.lanes() == lanes => state.reset(),
-            state => *state = engine::State::new(self.model, lanes).ok(),
+            Some(state) => state.reset(),
+            state => *state = engine::State::new(self.model, 1).ok(),
         }
     }
 
-    fn step(&mut self, block: &[u8], starts: &[usize], t: usize, weights: &mut [[u32; 256]]) {
+    fn predict(&mut self, block: &[u8], start: usize, t: usize, weights: &mut [u32; 256]) {
         let Some(state) = &mut self.state else { return };
         let wanted = &self.model.config().model.features;
-        self.bytes.clear();
-        self.bytes.resize(wanted.len() * starts.len(), 0);
-        for (&start, out) in starts
-            .iter()
-            .zip(self.bytes.chunks_mut(wanted.len().max(1)))
-        {
-            features::write(wanted, block, start + t, start, self.stride, out);
+        self.bytes.resize(wanted.len(), 0);
+        for t in self.t..=t {
+            features::write(
+                wanted,
+                block,
+                start + t,
+                start,
+                self.stride,
+                &mut self.bytes,
+            );
+            state.step(self.model, &self.bytes, 1, std::array::from_mut(weights));
         }
-        state.step(self.model, &self.bytes, starts.len(), weights);
+        self.t = t + 1;
     }
 }

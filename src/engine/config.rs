@@ -7,7 +7,7 @@ use super::EngineError;
 use super::arith::{EXACT, NORM_MEAN, RESIDUAL_MAX, norm_shift};
 use serde::{Deserialize, Serialize};
 
-/// Most multiply-accumulates for one byte, twice those of the `default` profile: a model in a stranger's archive must not make a read cost
+/// Most multiply-accumulates for one byte, twice those of the profile `large`: a model in a stranger's archive must not make a read cost
 /// any time it likes.
 pub const MAX_MACS: usize = 1 << 24;
 /// Largest inner dimension of a matrix: `127 * 127 * 1040 < 2^24`.
@@ -77,7 +77,26 @@ pub struct MemoryConfig {
     pub max_compressed_len: usize,
 }
 
-/// Architecture of a model, as stored in its file.
+/// How much time coding a block may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effort {
+    /// Blocks in two lanes where that costs little, short runs of key blocks, the model where it saves 3 %.
+    #[default]
+    Usual,
+    /// Everything in one lane, key runs of 1 MiB, the model wherever it saves anything worth the name.
+    Dense,
+}
+
+impl Effort {
+    /// Whether it need not be written down.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Effort::Usual
+    }
+}
+
+/// Architecture of a model, as stored in its file, and how blocks are coded with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -85,6 +104,9 @@ pub struct Config {
     pub model: ModelConfig,
     /// Sizes of its memory.
     pub compressive_memory: MemoryConfig,
+    /// How much time coding with it may take.
+    #[serde(default, skip_serializing_if = "Effort::is_usual")]
+    pub effort: Effort,
 }
 
 fn default_features() -> Vec<Feature> {
@@ -242,6 +264,7 @@ mod tests {
                 compression_rate: 4,
                 max_compressed_len: 4,
             },
+            effort: Effort::Usual,
         }
     }
 
@@ -268,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_architecture_just_fits() {
+    fn the_large_architecture_just_fits() {
         let mut c = small();
         c.model.d_model = 256;
         c.model.n_heads = 8;

@@ -35,7 +35,7 @@ mod state;
 pub mod stride;
 pub mod tables;
 
-pub use config::{Config, Feature, MemoryConfig, ModelConfig};
+pub use config::{Config, Effort, Feature, MemoryConfig, ModelConfig};
 pub use error::EngineError;
 pub use kernels::Kernel;
 pub use model::{FORMAT_VERSION, METADATA_KEY, Model, metadata, tensor_shapes};

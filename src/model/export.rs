@@ -62,13 +62,17 @@ pub fn export(config: &Config, params: &Params) -> Result<Vec<u8>, ImportError> 
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
-/// Masters that quantise to the weights of a model file of this architecture.
+/// Masters that quantise to the weights of a model file of this architecture, whatever effort it asks for.
 ///
 /// # Errors
 /// [`ImportError`] naming the first difference of architecture, or what is wrong with the file.
 pub fn import(config: &Config, bytes: &[u8]) -> Result<Params, ImportError> {
     let found = Model::from_bytes(bytes)?;
-    if found.config() != config {
+    let same = Config {
+        effort: config.effort,
+        ..found.config().clone()
+    };
+    if same != *config {
         let json = serde_json::to_string(found.config())?;
         return Err(ImportError::Architecture(json));
     }

@@ -1,20 +1,18 @@
 //! One file: re-encoded or decoded aside, compared, swapped in.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::plain::write_plain;
 use super::protocol::{FileOutcome, FileReport, Job, escape};
 use super::walk::Target;
 use super::{Defaults, PackError};
-use crate::codec::{self, ModelId};
-use crate::engine::Model;
+use crate::codec::{self, Means, ModelId};
 use crate::fs::{Fs, FsError, Outcome, Snapshot};
 use crate::segment::{Form, Summary, valid_block_size};
 use crate::store::twins::BOTH;
 use crate::store::{
-    BlockSource, Cancel, Encoding, KeyRun, NO_PROFILE, Primer, Profile, SealOptions, SealReport,
-    StoreError, TempFile, names, seal,
+    BlockSource, Cancel, Encoding, KeyRun, NO_PROFILE, Packing, Primer, Profile, SealOptions,
+    SealReport, StoreError, TempFile, names, seal,
 };
 
 /// How often a file that is written meanwhile is tried.
@@ -28,8 +26,7 @@ pub(super) type Tell<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// How files are encoded.
 pub(super) struct Encoder {
-    /// None encodes without a model.
-    profile: Option<Profile>,
+    pub(super) packing: Packing,
     /// Whether the model is used only where an archive saves more by it than it takes. Who names a profile wants it used.
     must_earn: bool,
     pub(super) block_size: u32,
@@ -54,24 +51,24 @@ impl Encoder {
         if !valid_block_size(block_size) {
             return Err(PackError::BlockSize(block_size));
         }
+        let packing = Packing::with(fs.archive().models().profile_or_none(name)?);
         Ok(Encoder {
-            profile: fs.archive().models().profile_or_none(name)?,
             must_earn: job.is_none_or(|j| j.profile.is_none()),
             block_size,
             key_blocks: job
                 .and_then(|j| j.key_blocks)
-                .unwrap_or(KeyRun::default().blocks),
+                .unwrap_or(KeyRun::usual(packing.effort).blocks),
             primers: job.is_none_or(|j| j.key_blocks.is_none()),
+            packing,
         })
     }
 
-    /// The model that blocks may be encoded with.
-    pub(super) fn model(&self) -> Option<&Arc<Model>> {
-        self.profile.as_ref().map(|profile| &profile.model)
+    fn profile(&self) -> Option<&Profile> {
+        self.packing.profile.as_ref()
     }
 
     fn model_id(&self) -> Option<ModelId> {
-        self.profile.as_ref().map(Profile::id)
+        self.profile().map(Profile::id)
     }
 
     /// Profile and block size: what one encoder makes of a file another one makes, too, if this is the same.
@@ -84,7 +81,7 @@ impl Encoder {
 
     /// Bytes that the archive's copies of the model will take, as far as they are not there.
     pub(super) fn unstored_model(&self, fs: &Fs) -> Result<u64, StoreError> {
-        let Some(profile) = &self.profile else {
+        let Some(profile) = self.profile() else {
             return Ok(0);
         };
         let mut bytes = 0;
@@ -264,8 +261,8 @@ fn encode(
     }
     let before = exact_bytes(&snapshot);
     let plain_disk = plain_bytes(&snapshot).next_multiple_of(DISK_BLOCK);
-    let sealed = sealed_with(fs, &snapshot, encoder, primer, encoder.profile.clone(), how);
-    let earned = |(sealed, _): &(SealReport, TempFile)| match &encoder.profile {
+    let sealed = sealed_with(fs, &snapshot, encoder, primer, encoder.packing.clone(), how);
+    let earned = |(sealed, _): &(SealReport, TempFile)| match encoder.profile() {
         Some(profile) if sealed.modelled > 0 && encoder.must_earn => {
             fs.archive().models().earns(profile, sealed.model_saves)
         }
@@ -281,7 +278,11 @@ fn encode(
             tell: &|_| (),
             ..how
         };
-        sealed_with(fs, &snapshot, encoder, primer, None, quietly)
+        let packing = Packing {
+            profile: None,
+            ..encoder.packing
+        };
+        sealed_with(fs, &snapshot, encoder, primer, packing, quietly)
     });
     let (sealed, temp) = match sealed {
         Ok(made) => made,
@@ -315,7 +316,7 @@ fn encode(
         }));
     }
     if !how.dry_run {
-        if let Some(profile) = encoder.profile.as_ref().filter(|_| sealed.modelled > 0) {
+        if let Some(profile) = encoder.profile().filter(|_| sealed.modelled > 0) {
             fs.archive().models().store(profile)?;
         }
         if fs.finish_repack(snapshot, temp)? == Outcome::Changed {
@@ -331,7 +332,7 @@ fn sealed_with(
     snapshot: &Snapshot<'_>,
     encoder: &Encoder,
     primer: Option<&Primer>,
-    profile: Option<Profile>,
+    packing: Packing,
     how: How<'_>,
 ) -> Result<(SealReport, TempFile), StoreError> {
     let temp = fs.archive().temp_file()?;
@@ -339,7 +340,7 @@ fn sealed_with(
     let tell = watch(snapshot, how, &stop);
     let options = SealOptions {
         block_size: encoder.block_size,
-        encoding: Encoding::Packed(profile),
+        encoding: Encoding::Packed(packing),
         key_run: KeyRun::of(encoder.key_blocks),
         primer: primer.cloned(),
         jobs: how.threads,
@@ -366,7 +367,7 @@ fn encode_in_place(
     }
     let before = exact_bytes(snapshot);
     let models = fs.archive().models();
-    let profile = match &encoder.profile {
+    let profile = match encoder.profile() {
         Some(profile) if !encoder.must_earn || models.earns(profile, 0)? => {
             models.store(profile)?;
             Some(profile)
@@ -379,7 +380,11 @@ fn encode_in_place(
             // Not smaller than what is there, so it changes nothing.
             return codec::encode_fresh(block);
         }
-        codec::encode_packed(block, profile.map(|profile| &profile.model), None)
+        let means = Means {
+            model: profile.map(|profile| &profile.model),
+            effort: encoder.packing.effort,
+        };
+        codec::encode_after(None, block, means, None)
     };
     fs.repack_in_place(snapshot, how.threads, &encode, how.tell)?;
     if how.cancel.is_cancelled() {

@@ -248,14 +248,15 @@ impl Trial {
     /// None if there is nothing to try.
     fn gain(&self, state: &Start, encoder: &Encoder, how: How<'_>) -> Option<Gain> {
         let cost = |probe: &Probe| {
-            let len = |model, start| {
+            let len = |means, start| {
                 (how.tell)(0);
-                let block = codec::encode_packed(&probe.data, model, start);
+                let block = codec::encode_after(None, &probe.data, means, start);
                 block.payload.len() as f64 * probe.weight / probe.data.len() as f64
             };
-            let model = encoder.model();
-            let without = len(model.filter(|_| !probe.key), probe.state.as_deref());
-            (len(model, Some(state)), without)
+            let means = encoder.packing.means();
+            let usual = if probe.key { means.alone() } else { means };
+            let without = len(usual, probe.state.as_deref());
+            (len(means, Some(state)), without)
         };
         let sums: Vec<(f64, f64)> = self.blocks.par_iter().map(cost).collect();
         let weight: f64 = self.blocks.iter().map(|p| p.weight).sum();

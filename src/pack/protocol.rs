@@ -25,7 +25,7 @@ pub struct Job {
     /// Bytes in a block, or none for the mount's own.
     #[serde(default)]
     pub block_size: Option<u32>,
-    /// Key blocks in a group, 0 to 4, or none for as many as usual.
+    /// Key blocks in a group, 0 to 16, or none for as many as usual.
     #[serde(default)]
     pub key_blocks: Option<u8>,
     /// Threads, or none for one a core.

@@ -17,7 +17,7 @@ use super::wire::{Cursor, put_varint, put_zigzag};
 pub const MAX_STARTS: usize = 65535;
 
 /// No state is made of more blocks.
-pub const MAX_START_DEPTH: u8 = 4;
+pub const MAX_START_DEPTH: u8 = 16;
 
 /// No state is made of blocks of more decoded bytes: who reads a single block may have to make its state first.
 pub const MAX_START_BYTES: u32 = 1 << 20;
@@ -342,8 +342,8 @@ mod tests {
         }
     }
 
-    fn chain(len: u16) -> Vec<StartEntry> {
-        (0..len).map(|n| block(n, n > 0, 40)).collect()
+    fn chain(len: u8) -> Vec<StartEntry> {
+        (0..u16::from(len)).map(|n| block(n, n > 0, 40)).collect()
     }
 
     #[test]
@@ -368,12 +368,12 @@ mod tests {
             vec![block(1, true, 40)],
             vec![block(0, false, 40), block(2, true, 60)],
             vec![block(0, false, 40), block(3, false, 60), block(2, true, 80)],
-            chain(5),
+            chain(MAX_START_DEPTH + 1),
         ];
         for entries in bad {
             assert!(decode(&encode(entries.clone())).is_err(), "{entries:?}");
         }
-        assert!(decode(&encode(chain(4))).is_ok());
+        assert!(decode(&encode(chain(MAX_START_DEPTH))).is_ok());
         for (decoded_len, allowed) in [(1u32 << 19, 2), (1 << 20, 1)] {
             let long = |n: u16| {
                 let mut entry = block(n, n > 0, 40);

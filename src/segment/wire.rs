@@ -18,11 +18,6 @@ impl<'a> Cursor<'a> {
         self.rest.len()
     }
 
-    /// The bytes that are left.
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{self, Encoded, PrimerId, Start};
+use crate::codec::{self, Effort, Encoded, PrimerId, Start};
 use crate::segment::{
     self, BlockEntry, MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, SealedWriter,
 };
@@ -17,7 +17,7 @@ const MOST_RENEWED: usize = 1024;
 /// The shape of key runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRun {
-    /// Key blocks in a group, 0 to 4; 0 makes every block cold. Together they have at most 1 MiB, so large blocks have
+    /// Key blocks in a group, 0 to 16; 0 makes every block cold. Together they have at most 1 MiB, so large blocks have
     /// shorter runs.
     pub blocks: u8,
     /// Blocks in a group. Files with very many groups have longer ones.
@@ -39,6 +39,15 @@ impl KeyRun {
         blocks: 0,
         group: 1024,
     };
+
+    /// The usual one for this effort.
+    #[must_use]
+    pub fn usual(effort: Effort) -> KeyRun {
+        match effort {
+            Effort::Usual => KeyRun::default(),
+            Effort::Dense => KeyRun::of(MAX_START_DEPTH),
+        }
+    }
 
     /// So many key blocks in groups of the usual length.
     #[must_use]
@@ -131,6 +140,11 @@ impl Starting {
         usize::from(self.run.blocks)
     }
 
+    /// Whether the run has as many blocks as make a short one, once more.
+    pub(super) fn is_long_yet(&self) -> bool {
+        self.made > 0 && self.made.is_multiple_of(KeyRun::default().blocks)
+    }
+
     /// Whether a run may begin within the group: there is one to replace, and the table has room.
     pub(super) fn may_renew(&self) -> bool {
         self.run.blocks > 1 && self.total < MOST_RENEWED
@@ -185,9 +199,9 @@ mod tests {
         assert_eq!(run.fitted(1 << 20, 1 << 16), run);
         let largest = KeyRun::of(200).fitted(u64::MAX, 1 << 16);
         assert_eq!(largest.blocks, MAX_START_DEPTH);
-        assert!(u64::MAX.div_ceil(largest.group) * 4 <= MAX_STARTS as u64);
+        assert!(u64::MAX.div_ceil(largest.group) * 16 <= MAX_STARTS as u64);
         assert_eq!(KeyRun::NONE.fitted(u64::MAX, 1 << 16), KeyRun::NONE);
-        for (block_size, blocks) in [(1 << 14, 4), (1 << 18, 4), (1 << 19, 2), (1 << 20, 1)] {
+        for (block_size, blocks) in [(1 << 14, 9), (1 << 18, 4), (1 << 19, 2), (1 << 20, 1)] {
             assert_eq!(KeyRun::of(9).fitted(9, block_size).blocks, blocks);
         }
     }

@@ -40,7 +40,7 @@ pub use models::{ModelStore, NO_PROFILE, Profile};
 pub use primers::{MAX_PRIMER, PrimerStore};
 pub use reader::SegmentReader;
 pub use regular::open_regular;
-pub use seal::{BlockSource, Cancel, Encoding, PlainFile, SealOptions, SealReport, seal};
+pub use seal::{BlockSource, Cancel, Encoding, Packing, PlainFile, SealOptions, SealReport, seal};
 pub use shown::shown;
 pub use start_cache::{DEFAULT_START_BYTES, StartCache};
 pub use temp::TempFile;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::StoreError;
 use super::twins::{BOTH, Condition, Copy, Twins};
-use crate::codec::ModelId;
+use crate::codec::{Effort, ModelId};
 use crate::engine::Model;
 use crate::profiles;
 
@@ -57,6 +57,12 @@ impl Profile {
     #[must_use]
     pub fn id(&self) -> ModelId {
         ModelId(self.model.id())
+    }
+
+    /// How much time packing with it may take.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        self.model.config().effort
     }
 
     /// Bytes that an archive's two copies take at most.

@@ -15,7 +15,7 @@ use super::library::Library;
 use super::models::Profile;
 use super::temp::TempFile;
 use super::write::write_segment;
-use crate::codec::{self, CodecId, Encoded, Start};
+use crate::codec::{self, CodecId, Effort, Encoded, Means, Start};
 use crate::segment::{Segment, Storage};
 
 /// Blocks in hand at a time.
@@ -96,7 +96,36 @@ pub enum Encoding {
     /// Fast: raw or zstd, as a mount encodes fresh writes.
     Fresh,
     /// Small: the smallest of raw, zstd and neural, with a profile's model where it pays, if there is one.
-    Packed(Option<Profile>),
+    Packed(Packing),
+}
+
+/// What files are packed with.
+#[derive(Debug, Clone, Default)]
+pub struct Packing {
+    /// The profile whose model may be used.
+    pub profile: Option<Profile>,
+    /// How much time it may take.
+    pub effort: Effort,
+}
+
+impl Packing {
+    /// As the profile wants it.
+    #[must_use]
+    pub fn with(profile: Option<Profile>) -> Packing {
+        Packing {
+            effort: profile.as_ref().map_or(Effort::Usual, Profile::effort),
+            profile,
+        }
+    }
+
+    /// The model and the time.
+    #[must_use]
+    pub fn means(&self) -> Means<'_> {
+        Means {
+            model: self.profile.as_ref().map(|profile| &profile.model),
+            effort: self.effort,
+        }
+    }
 }
 
 impl Encoding {
@@ -110,13 +139,14 @@ impl Encoding {
         before: Option<&Encoded>,
         model: bool,
     ) -> Encoded {
-        let Encoding::Packed(profile) = self else {
+        let Encoding::Packed(packing) = self else {
             return codec::encode_fresh(block);
         };
-        let known = profile.as_ref().map(|profile| &profile.model);
+        let means = packing.means();
         match neighbour {
-            Some(neighbour) => codec::encode_like(neighbour, block, known, start),
-            None => codec::encode_after(before, block, known.filter(|_| model), start),
+            Some(neighbour) => codec::encode_like(neighbour, block, means, start),
+            None if model => codec::encode_after(before, block, means, start),
+            None => codec::encode_after(before, block, means.alone(), start),
         }
     }
 
@@ -129,7 +159,9 @@ impl Encoding {
     ) -> Encoded {
         match self {
             Encoding::Fresh => codec::encode_fresh(block),
-            Encoding::Packed(_) => codec::encode_after(before, block, None, start),
+            Encoding::Packed(packing) => {
+                codec::encode_after(before, block, packing.means().alone(), start)
+            }
         }
     }
 }
@@ -211,7 +243,9 @@ pub fn seal(
         .thread_name(|i| format!("seal-{i}"))
         .build()
         .map_err(|e| StoreError::io("worker threads")(std::io::Error::other(e)))?;
-    if let Encoding::Packed(Some(profile)) = &options.encoding {
+    if let Encoding::Packed(packing) = &options.encoding
+        && let Some(profile) = &packing.profile
+    {
         library.models().add_loaded(&profile.model);
     }
     let report = pool.install(|| write_segment(source, temp, options))?;

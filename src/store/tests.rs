@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::codec::Start;
-use crate::segment::{Segment, StartEntry};
+use crate::codec::{Effort, Start};
+use crate::segment::{Segment, StartEntry, Storage};
 
 const BLOCK: usize = 1 << 14;
 
@@ -36,7 +36,7 @@ fn profile() -> Profile {
 fn options(key_run: KeyRun) -> SealOptions<'static> {
     SealOptions {
         block_size: BLOCK as u32,
-        encoding: Encoding::Packed(Some(profile())),
+        encoding: Encoding::Packed(Packing::with(Some(profile()))),
         key_run,
         primer: None,
         jobs: 2,
@@ -73,12 +73,38 @@ fn read_all(temp: &TempFile, library: &Library) -> Result<Vec<u8>, StoreError> {
 }
 
 #[test]
+fn a_dense_profile_makes_long_key_runs_and_smaller_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = alike(20 * BLOCK, 5);
+    let with = |effort| {
+        let library = Library::default();
+        let packing = Packing {
+            effort,
+            ..Packing::with(Some(profile()))
+        };
+        let options = SealOptions {
+            encoding: Encoding::Packed(packing),
+            ..options(KeyRun::usual(effort))
+        };
+        let (temp, report) = sealed(dir.path(), &data, &library, &options);
+        assert!(read_all(&temp, &library).unwrap() == data);
+        let segment = Segment::open(Arc::clone(temp.file()) as Arc<dyn Storage>).unwrap();
+        (segment.starts().len(), report.stored)
+    };
+    assert_eq!(profile().effort(), Effort::Usual);
+    let (usual, dense) = (with(Effort::Usual), with(Effort::Dense));
+    assert_eq!((usual.0, dense.0), (4, 16));
+    assert!(dense.1 < usual.1, "{dense:?} {usual:?}");
+}
+
+#[test]
 fn files_of_any_length_read_back_with_any_number_of_key_blocks() {
     let dir = tempfile::tempdir().unwrap();
-    for blocks in [0, 1, 3, 4] {
-        let long = if blocks == 4 { 18 } else { 3 };
+    for blocks in [0, 1, 3, 4, 16] {
+        let long = if blocks < 4 { 3 } else { 18 };
         for len in [0, 1, BLOCK, BLOCK + 300, long * BLOCK + 777] {
-            let run = KeyRun { blocks, group: 8 };
+            let group = if blocks < 8 { 8 } else { 32 };
+            let run = KeyRun { blocks, group };
             let data = alike(len, 3);
             let (temp, report) = sealed(dir.path(), &data, &Library::default(), &options(run));
             assert!(
@@ -93,14 +119,14 @@ fn files_of_any_length_read_back_with_any_number_of_key_blocks() {
                 assert!(started == 0 && segment.starts().is_empty());
                 continue;
             }
-            // All but the first of each group of eight.
+            // All but the first of each group.
             assert_eq!(
                 started,
-                entries.len() - entries.len().div_ceil(8),
+                entries.len() - entries.len().div_ceil(group as usize),
                 "{len} {run:?}"
             );
             let run = usize::from(blocks).min(entries.len() - 1);
-            let last = entries[entries.len().min(8) - 1].1.start;
+            let last = entries[entries.len().min(group as usize) - 1].1.start;
             assert_eq!(usize::from(last), run);
             let path = dir.path().join("segment");
             std::fs::write(&path, bytes_of(&temp)).unwrap();

@@ -20,6 +20,8 @@ use crate::segment::{SealedWriter, Storage};
 
 /// Blocks next to each other that are encoded in the same way.
 const NEIGHBOURS: usize = 8;
+/// Blocks of a key run that is tried in the place of a state, at most.
+const TRIAL: usize = 4;
 /// Blocks among which the model is tried once, as long as it does not pay.
 const MODEL_TRIALS: u64 = 64;
 /// Most neighbours between two attempts at a new key run.
@@ -80,15 +82,15 @@ impl Writing<'_> {
         let mut rest = batch;
         while let Some((&first, others)) = rest.split_first() {
             self.starting.enter(first);
-            if self.starting.is_key(first) {
-                self.key_block(first)?;
-                rest = others;
-                continue;
-            }
             let here = rest.partition_point(|&b| self.starting.has(b));
             let (now, later) = rest.split_at(here.clamp(1, NEIGHBOURS));
-            if self.is_stale(now)? {
+            let key = self.starting.is_key(first);
+            let may_be_stale = !key || self.starting.is_long_yet();
+            if may_be_stale && self.is_stale(now)? {
                 self.starting.renew();
+            } else if key {
+                self.key_block(first)?;
+                rest = others;
             } else {
                 self.neighbours(now)?;
                 rest = later;
@@ -153,7 +155,7 @@ impl Writing<'_> {
 
     /// Whether the present state says so little about `blocks` that a new key run there makes them clearly smaller.
     fn is_stale(&mut self, blocks: &[u64]) -> Result<bool, StoreError> {
-        let run = self.starting.run_length().min(blocks.len());
+        let run = self.starting.run_length().min(blocks.len()).min(TRIAL);
         let (_, Some(state)) = self.starting.now() else {
             return Ok(false);
         };

@@ -1,7 +1,7 @@
 //! The YAML file of a training run: architecture, windows, optimisation.
 
 use super::TrainError;
-use crate::engine::{Config, MemoryConfig, ModelConfig};
+use crate::engine::{Config, Effort, MemoryConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read;
@@ -59,6 +59,9 @@ pub struct Settings {
     pub model: ModelConfig,
     /// Sizes of its memory.
     pub compressive_memory: MemoryConfig,
+    /// How much time coding with the model may take.
+    #[serde(default, skip_serializing_if = "Effort::is_usual")]
+    pub effort: Effort,
     /// How windows are cut.
     pub dataset: Dataset,
     /// How the optimiser runs.
@@ -151,6 +154,7 @@ impl Settings {
         Config {
             model: self.model.clone(),
             compressive_memory: self.compressive_memory.clone(),
+            effort: self.effort,
         }
     }
 }
@@ -168,21 +172,27 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
         let read = |name: &str| Settings::read(&dir.join(name)).unwrap();
         let (default, fast, edge) = (read("default.yaml"), read("fast.yaml"), read("edge.yaml"));
+        let large = read("large.yaml");
         assert_eq!(
             (
-                default.model.d_model,
-                default.model.n_layers,
-                default.model.n_heads
+                large.model.d_model,
+                large.model.n_layers,
+                large.model.n_heads
             ),
             (256, 6, 8)
         );
-        let m = &default.compressive_memory;
+        let m = &large.compressive_memory;
         assert_eq!(
             (m.window_size, m.compression_rate, m.max_compressed_len),
             (512, 4, 512)
         );
         assert!(edge.config().macs_per_byte() < fast.config().macs_per_byte());
         assert!(fast.config().macs_per_byte() < default.config().macs_per_byte());
+        assert!(default.config().macs_per_byte() < large.config().macs_per_byte());
+        assert_eq!(
+            [&edge, &fast, &default, &large].map(|settings| settings.effort.is_usual()),
+            [true, true, false, true]
+        );
     }
 
     #[test]

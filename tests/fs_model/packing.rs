@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vortex_fs::codec::{self, CodecId, Encoded};
 use vortex_fs::fs::Outcome;
-use vortex_fs::store::{BlockSource, Encoding, KeyRun, Primer, SealOptions, seal};
+use vortex_fs::store::{BlockSource, Encoding, KeyRun, Packing, Primer, SealOptions, seal};
 
 use crate::ops::{From, Op, PATHS};
 use crate::world::{ALIKE, Check, World, data};
@@ -69,7 +69,7 @@ impl World {
             From::Nothing => plain,
             _ => SealOptions {
                 block_size: 16 << 10,
-                encoding: Encoding::Packed(Some(self.profile.clone())),
+                encoding: Encoding::Packed(Packing::with(Some(self.profile.clone()))),
                 // Two groups in the longest file.
                 key_run: KeyRun {
                     blocks: 2,

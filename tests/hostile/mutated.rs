@@ -154,6 +154,7 @@ fn write_kept_inputs() {
         ("model", "small", read("tests/golden/small.safetensors")),
         ("settings", "fast", read("configs/fast.yaml")),
         ("settings", "default", read("configs/default.yaml")),
+        ("settings", "large", read("configs/large.yaml")),
         ("settings", "odd", b"model: &m {d_model: 32, n_layers: 1, n_heads: 2, features: [previous, \"column\"]}\ncompressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\ndataset: {window_size: 64, stride: 32}\ntraining:\n  <<: {batch_size: 2}\n  learning_rate: 1.5e-3 # a note\n".to_vec()),
         ("protocol", "pack", br#"{"command":"pack","paths":["a/b%0A","c"],"profile":"fast","block_size":65536,"key_blocks":4,"jobs":2,"dry_run":true}"#.to_vec()),
         ("protocol", "watch", br#"{"command":"watch"}"#.to_vec()),

@@ -36,9 +36,9 @@ pub(super) struct Args {
     /// Bytes of a block
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_block_size)]
     block_size: u32,
-    /// Blocks at the start of every 1024 that teach the others, 0 to 4
-    #[arg(long, value_name = "N", default_value_t = KeyRun::default().blocks, value_parser = clap::value_parser!(u8).range(0..=4))]
-    key_blocks: u8,
+    /// Blocks at the start of every 1024 that teach the others, 0 to 16 [default: what the profile says: 4, or 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
+    key_blocks: Option<u8>,
     /// Single reads of each file in each case, at most
     #[arg(long, value_name = "N", default_value_t = 64)]
     reads: u64,
@@ -49,6 +49,13 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    fn key_run(&self, profile: Option<&Profile>) -> KeyRun {
+        let effort = profile.map(Profile::effort).unwrap_or_default();
+        (self.key_blocks).map_or(KeyRun::usual(effort), KeyRun::of)
+    }
 }
 
 fn parse_peer(name: &str) -> Result<Peer, String> {
@@ -100,7 +107,7 @@ pub(super) fn run(args: Args) -> Result<Outcome, CliError> {
         print_json(&Report {
             profile: args.profile.clone(),
             block_size: args.block_size,
-            key_blocks: args.key_blocks,
+            key_blocks: args.key_run(profile.as_ref()).blocks,
             peers_missing: missing.into_iter().map(Peer::name).collect(),
             files: rows,
             total,
@@ -127,7 +134,7 @@ fn measure(
     let settings = Settings {
         profile,
         block_size: args.block_size,
-        key_run: KeyRun::of(args.key_blocks),
+        key_run: args.key_run(profile),
         reads: args.reads,
         progress: &|bytes| progress.add(bytes),
     };

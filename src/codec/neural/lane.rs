@@ -1,7 +1,8 @@
 //! What one lane knows about its past: previous bytes, words, fields, matches and the alignment pointer.
 
 use super::kernels::Kernel;
-use super::plan::{Kind, NET_LANES, Plan};
+use super::plan::{Kind, Plan};
+use super::predictor::PAIR;
 
 /// Fields remembered per line.
 const FIELDS: usize = 64;
@@ -141,7 +142,7 @@ pub(super) struct Finder {
     seen: usize,
     whole: usize,
     /// Up to which position the bytes of each lane are known.
-    done: [usize; NET_LANES],
+    done: [usize; PAIR],
 }
 
 impl Finder {
@@ -152,7 +153,7 @@ impl Finder {
             trail: Vec::new(),
             seen: 0,
             whole: 1,
-            done: [0; NET_LANES],
+            done: [0; PAIR],
         }
     }
 
@@ -195,7 +196,7 @@ impl Finder {
             return self.seen;
         }
         let l = ((q - self.seen) as u32 / self.whole as u32) as usize;
-        self.done[l.min(NET_LANES - 1)].max(q)
+        self.done[l.min(PAIR - 1)].max(q)
     }
 
     /// Whether a pointer may stand at `q`.

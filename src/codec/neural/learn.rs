@@ -11,6 +11,7 @@ use super::mixer::INPUTS;
 use super::plan::Kind;
 use super::tables::stretch;
 use super::work::GUESS_CELLS;
+use crate::engine::Effort;
 
 #[derive(Clone)]
 struct Sums {
@@ -75,7 +76,7 @@ fn learn_initial_state() {
         if block.len() < 4096 {
             continue;
         }
-        let coded = code(block, None, None);
+        let coded = code(block, None, None, Effort::Usual);
         let ratio = coded.size() as f64 / block.len() as f64;
         println!("{} {ratio:.4}", path.display());
         let p = &coded.predictor.as_ref().expect("held").predictor;

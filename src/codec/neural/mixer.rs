@@ -5,6 +5,7 @@
 
 use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
+use super::work::NET;
 
 /// Inputs of the first layer, padded to whole vectors.
 pub(super) const INPUTS: usize = 64;
@@ -17,6 +18,9 @@ pub(super) const SUMS: usize = 8;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Row(pub(super) [i16; INPUTS]);
+
+/// What a network's log odds weigh at first: the other first weights were learnt without one.
+const NET_WEIGHT: i16 = 5000;
 
 /// Rows of each weight set: what selects them has at most 8 bits.
 pub(super) const ROWS: usize = 256;
@@ -77,7 +81,9 @@ impl Mixer {
 
     pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
         self.weights.clear();
-        self.weights.resize(SETS, [Row(*init); ROWS]);
+        let mut init = *init;
+        init[NET] = NET_WEIGHT;
+        self.weights.resize(SETS, [Row(init); ROWS]);
         self.finals.clear();
         self.finals
             .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SUMS]);

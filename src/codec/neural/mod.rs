@@ -37,10 +37,10 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::engine::Effort;
 use coder::{BitCoder, BitDecoder, BitEncoder};
 use grid::Gridded;
 pub use net::Net;
-pub(super) use plan::NET_LANES;
 use plan::Plan;
 use scratch::{Last, Lent, Scratch};
 pub use scratch::{forget_thread_memory, thread_memory};
@@ -105,14 +105,19 @@ impl Coded {
 
 /// The payload of `data`, cold or from a start state, with a network or without.
 pub fn encode(data: &[u8], net: Option<&mut dyn Net>, start: Option<&Start>) -> Vec<u8> {
-    code(data, net, start).into_payload()
+    code(data, net, start, Effort::Usual).into_payload()
 }
 
 /// Encodes `data`, cold or from a start state, with a network or without.
 ///
 /// A block from a start state has one form and one plan. A cold one has up to two forms, plain and on a grid, and each up to two
 /// plans: both forms are coded with their last plan, then the shorter one with its other plan, too.
-pub fn code(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -> Coded {
+pub fn code(
+    data: &[u8],
+    mut net: Option<&mut dyn Net>,
+    start: Option<&Start>,
+    effort: Effort,
+) -> Coded {
     let gridded = gridded(data, start);
     let plain = Form { data, grid: None };
     let gridded = gridded.as_ref().map(Form::on_grid);
@@ -120,13 +125,13 @@ pub fn code(data: &[u8], mut net: Option<&mut dyn Net>, start: Option<&Start>) -
         let form = gridded.unwrap_or(plain);
         let plan = start
             .follow(form.data, net.is_some())
-            .narrowed(form.data, net.is_some());
+            .narrowed(form.data, effort);
         return form.encode(&plan, net, Some(start));
     }
     let mut form = plain;
-    let (mut best, mut other) = plain.begin(lend(&mut net));
+    let (mut best, mut other) = plain.begin(lend(&mut net), effort);
     if let Some(gridded) = gridded {
-        let (coded, another) = gridded.begin(lend(&mut net));
+        let (coded, another) = gridded.begin(lend(&mut net), effort);
         if coded.size() < best.size() {
             (form, best, other) = (gridded, coded, another);
         }
@@ -185,9 +190,9 @@ impl<'a> Form<'a> {
     }
 
     /// Codes it cold with its last plan: that, and its other plan, if there is one.
-    fn begin(&self, net: Option<&mut dyn Net>) -> (Coded, Option<Plan>) {
-        let narrowed = |plan: Plan| plan.narrowed(self.data, net.is_some());
-        let (first, second) = Plan::candidates(self.data, net.is_some());
+    fn begin(&self, net: Option<&mut dyn Net>, effort: Effort) -> (Coded, Option<Plan>) {
+        let narrowed = |plan: Plan| plan.narrowed(self.data, effort);
+        let (first, second) = Plan::candidates(self.data, net.is_some(), effort);
         let last = narrowed(second.unwrap_or(first));
         let other = second.map(|_| narrowed(first));
         (self.encode(&last, net, None), other)
@@ -337,7 +342,7 @@ fn run<C: BitCoder>(
     }
     let alone = net.is_none();
     if let Some(net) = net.as_deref_mut() {
-        net.reset(plan.lanes, plan.stride);
+        net.reset(plan.stride);
     }
     order::run(p, block, coder, net)?;
     scratch.last = alone.then(|| Last {

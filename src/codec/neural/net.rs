@@ -1,15 +1,15 @@
 //! What the block codec asks of a network: integer weights for the next byte of every lane.
 
-/// A network that predicts the next byte of several lanes together.
+/// A network that predicts bytes of a block's one lane.
 ///
 /// All results must be the same on every machine: the decoder repeats every call that the encoder made.
 pub trait Net {
-    /// Starts a block of `lanes` lanes whose records have `stride` bytes (0: none).
-    fn reset(&mut self, lanes: usize, stride: usize);
+    /// Starts a block whose records have `stride` bytes (0: none).
+    fn reset(&mut self, stride: usize);
 
-    /// Step `t`: lane `l` starts at `starts[l]` of `block` and its bytes before `starts[l] + t` are known; lanes beyond `starts`
-    /// have ended. Writes the weights, 1..=65536 each, of lane `l`'s next byte to `weights[l]`.
-    fn step(&mut self, block: &[u8], starts: &[usize], t: usize, weights: &mut [[u32; 256]]);
+    /// Writes the weights, 1..=65536 each, of the byte at `t` of the lane that starts at `start` of `block`, whose bytes before that are
+    /// known. From call to call `t` grows, by more than one where bytes between were coded without a look at the network.
+    fn predict(&mut self, block: &[u8], start: usize, t: usize, weights: &mut [u32; 256]);
 }
 
 /// Partial sums of a lane's weights over the binary tree of a byte: node 1 is the root, children of `i` are `2i`, `2i+1`.

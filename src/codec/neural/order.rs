@@ -10,7 +10,6 @@ use super::guess::Guess;
 use super::kernels::{Avx2, Avx512};
 use super::kernels::{Kernel, Scalar};
 use super::net::Net;
-use super::plan::NET_LANES;
 use super::predictor::{PAIR, Predictor};
 use crate::engine::Kernel as Instructions;
 
@@ -81,14 +80,12 @@ fn steps<K: Kernel, C: BitCoder>(
     mut net: Option<&mut dyn Net>,
 ) -> Result<(), NeuralError> {
     let starts: Vec<usize> = p.lanes.iter().map(|l| l.start).collect();
-    let mut weights = vec![[1; 256]; if net.is_some() { NET_LANES } else { 0 }];
-    let mut guesses = [Guess::default(); NET_LANES];
+    let mut weights = [1; 256];
+    let mut guesses = [Guess::default(); PAIR];
     loop {
-        // A network takes all lanes' bytes at once.
-        let alone = net.is_none();
         let mut todo = 0u32;
         for l in 0..starts.len() {
-            if let Some(guess) = next_open(k, p, block, coder, l, alone)? {
+            if let Some(guess) = next_open(k, p, block, coder, l)? {
                 guesses[l] = guess;
                 todo |= 1 << l;
             }
@@ -97,11 +94,9 @@ fn steps<K: Kernel, C: BitCoder>(
             return Ok(());
         }
         if let Some(net) = net.as_deref_mut() {
-            let active = todo.trailing_ones() as usize;
-            net.step(block, &starts[..active], p.lanes[0].t, &mut weights);
-            for (l, weights) in weights.iter().enumerate().take(active) {
-                p.expect(l, weights);
-            }
+            // It has one lane.
+            net.predict(block, starts[0], p.lanes[0].t, &mut weights);
+            p.expect(0, &weights);
         }
         p.begin_byte(k, block, todo, &guesses);
         for half in [4, 0] {
@@ -116,9 +111,7 @@ fn steps<K: Kernel, C: BitCoder>(
         }
         for l in 0..starts.len() {
             if todo >> l & 1 != 0 {
-                if alone {
-                    p.compare(l);
-                }
+                p.compare(l);
                 p.end_byte(block, l, &guesses[l]);
             }
         }
@@ -134,17 +127,16 @@ fn next_open<K: Kernel, C: BitCoder>(
     block: &mut [u8],
     coder: &mut C,
     l: usize,
-    alone: bool,
 ) -> Result<Option<Guess>, NeuralError> {
     // A byte behind one that was coded in full is likely to be another one.
     let mut open = true;
     while p.lanes[l].t < p.lanes[l].len {
-        if alone && p.direct(block, l, coder)? {
+        if p.direct(block, l, coder)? {
             continue;
         }
         let mut guess = p.guess(k, block, l, open);
         open = false;
-        if !alone || !guess.is_sure() {
+        if !guess.is_sure() {
             return Ok(Some(guess));
         }
         let at = p.lanes[l].start + p.lanes[l].t;

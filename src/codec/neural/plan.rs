@@ -3,17 +3,16 @@
 use super::predictor::PAIR;
 use super::samples::{self, Layout};
 use crate::codec::zstd;
+use crate::engine::Effort;
 use crate::engine::stride;
 
-/// Lanes with a network: each costs ratio, because the past of the others is not its own; few already feed the engine.
-pub(crate) const NET_LANES: usize = 4;
 /// Bytes from which a block has two lanes: their latencies overlap.
 const PAIRED: usize = 4096;
 /// Blocks that zstd makes smaller than one in so many have one lane.
 const FEW: usize = 4;
 /// Largest number of lanes that a payload may have, with a network or without.
 pub(crate) const fn max_lanes(net: bool) -> usize {
-    if net { NET_LANES } else { PAIR }
+    if net { 1 } else { PAIR }
 }
 
 /// Which contexts a block uses.
@@ -44,14 +43,19 @@ impl Plan {
         Plan::with(data, net, usize::from(stride::detect(data)))
     }
 
-    /// The plans that an encoder tries: of [`Plan::find`], and another one if the records may have another length.
-    pub(crate) fn candidates(data: &[u8], net: bool) -> (Self, Option<Self>) {
+    /// The plans that an encoder tries: of [`Plan::find`], and another one if the records may have another length, or, where time does not
+    /// matter, if lines of text may be such records: some have columns of equal width.
+    pub(crate) fn candidates(data: &[u8], net: bool, effort: Effort) -> (Self, Option<Self>) {
         let [first, second] = stride::candidates(data).map(usize::from);
         let plan = Plan::with(data, net, first);
-        let other = (plan.kind == Kind::Binary && second != 0)
-            .then(|| Plan::with(data, net, second))
-            .filter(|other| *other != plan);
-        (plan, other)
+        let other = match plan.kind {
+            Kind::Binary if second != 0 => Some(Plan::of_kind(Kind::Binary, data, net, second)),
+            Kind::Text if effort == Effort::Dense && first != 0 => {
+                Some(Plan::of_kind(Kind::Binary, data, net, first))
+            }
+            _ => None,
+        };
+        (plan, other.filter(|other| *other != plan))
     }
 
     /// The plan for `data` in records of `stride` bytes, or shorter ones where these show numbers much better.
@@ -61,6 +65,10 @@ impl Plan {
         } else {
             Kind::Binary
         };
+        Plan::of_kind(kind, data, net, stride)
+    }
+
+    fn of_kind(kind: Kind, data: &[u8], net: bool, stride: usize) -> Self {
         let mut plan = Plan {
             lanes: lanes(data, net),
             kind,
@@ -89,9 +97,7 @@ pub(super) fn is_text(data: &[u8]) -> bool {
 }
 
 fn lanes(data: &[u8], net: bool) -> usize {
-    if net {
-        (data.len() / 2048).clamp(1, NET_LANES)
-    } else if data.len() >= PAIRED {
+    if !net && data.len() >= PAIRED {
         PAIR
     } else {
         1
@@ -113,11 +119,11 @@ impl Plan {
         }
     }
 
-    /// The same in one lane where `data`, without a network, surely become few bytes: then most are sure guesses, which take no time in
-    /// any number of lanes, and a second lane, which begins without a past, costs a large part of those few.
-    pub(crate) fn narrowed(self, data: &[u8], net: bool) -> Self {
-        let narrow =
-            !net && self.lanes > 1 && zstd::encode(data, zstd::FAST).len() * FEW < data.len();
+    /// The same in one lane, where time does not matter, or where `data` surely become few bytes: then most are sure guesses, which take no
+    /// time in any number of lanes, and a second lane, which begins without a past, costs a large part of those few.
+    pub(crate) fn narrowed(self, data: &[u8], effort: Effort) -> Self {
+        let few = || zstd::encode(data, zstd::FAST).len() * FEW < data.len();
+        let narrow = self.lanes > 1 && (effort == Effort::Dense || few());
         Plan {
             lanes: if narrow { 1 } else { self.lanes },
             ..self

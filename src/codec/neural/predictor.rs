@@ -17,7 +17,7 @@ use super::lane::{Finder, Lane, NONE};
 use super::mixer::Mixer;
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
-use super::plan::{Kind, NET_LANES, Plan};
+use super::plan::{Kind, Plan};
 use super::samples::{self, Layout, Samples};
 use super::slots::Slots;
 use super::tables::squash;
@@ -80,7 +80,7 @@ impl Predictor {
             matched: Vec::new(),
             guessed: Vec::new(),
             net: false,
-            work: vec![Work::new(); NET_LANES],
+            work: vec![Work::new(); PAIR],
             initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
             one_row: super::learn::ONE_ROW.get(),
@@ -241,7 +241,7 @@ impl Predictor {
         k: K,
         block: &[u8],
         todo: u32,
-        guesses: &[Guess; NET_LANES],
+        guesses: &[Guess; PAIR],
     ) {
         let step = self.step;
         self.rate = 600 + 600 * 64 / (64 + step);

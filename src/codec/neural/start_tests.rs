@@ -93,10 +93,10 @@ const GOLDEN_SHIFTED: &str =
 fn what_a_state_needs_is_at_hand_whatever_else_was_tried() {
     let others = [noise(6000, 3), records(2000), text(100)];
     for data in [senders(4000), records(3000), text(300)] {
-        let payload = code(&data, None, None).into_payload();
+        let payload = code(&data, None, None, Effort::Usual).into_payload();
         assert!(takes_over(None, &data, &payload), "of two plans either");
         let start = Start::then(None, &data, None);
-        let kept = code(&others[1], None, Some(&start));
+        let kept = code(&others[1], None, Some(&start), Effort::Usual);
         for other in &others {
             encode(other, None, None);
             sample_len(other, Some(&start));

@@ -68,9 +68,13 @@ fn what_becomes_few_bytes_has_one_lane_and_is_smaller_for_it() {
             grid: None,
         };
         let wide = form.encode(&plan, None, None).into_payload();
-        assert_eq!((plan.lanes, plan.narrowed(&data, true)), (2, plan));
+        assert_eq!((plan.lanes, Plan::find(&data, true).lanes), (2, 1));
         let payload = encode(&data, None, None);
         assert_eq!(header::read(&payload, data.len()).unwrap().plan.lanes, 1);
+        assert_eq!(
+            code(&data, None, None, Effort::Dense).into_payload(),
+            payload
+        );
         assert!(
             payload.len() < wide.len(),
             "{} {}",
@@ -202,6 +206,48 @@ fn threads_agree() {
 }
 
 #[test]
+fn lines_of_equal_width_are_records_where_time_does_not_matter() {
+    let mut x = 1u32;
+    let mut digit = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (x >> 24) % 10
+    };
+    let mut level = [5000; 6];
+    let lines = (0..700).map(|_| {
+        let fields = level.each_mut().map(|level| {
+            *level = *level + digit() - 4;
+            format!("{level:9}")
+        });
+        fields.concat() + "\n"
+    });
+    let data = lines.collect::<String>().into_bytes();
+    let kind = |effort| {
+        let payload = code(&data, None, None, effort).into_payload();
+        assert_eq!(
+            decode(&payload, data.len(), None, None).as_deref(),
+            Ok(&data[..])
+        );
+        header::read(&payload, data.len()).unwrap().plan.kind
+    };
+    assert_eq!(kind(Effort::Usual), plan::Kind::Text);
+    assert_eq!(kind(Effort::Dense), plan::Kind::Binary);
+}
+
+#[test]
+fn dense_blocks_have_one_lane_and_are_smaller() {
+    let data = records(6000);
+    let payload = |effort| code(&data, None, None, effort).into_payload();
+    let (usual, dense) = (payload(Effort::Usual), payload(Effort::Dense));
+    let lanes = |payload: &[u8]| header::read(payload, data.len()).unwrap().plan.lanes;
+    assert_eq!((lanes(&usual), lanes(&dense)), (2, 1));
+    assert!(dense.len() < usual.len(), "{} {}", dense.len(), usual.len());
+    assert_eq!(
+        decode(&dense, data.len(), None, None).as_deref(),
+        Ok(&data[..])
+    );
+}
+
+#[test]
 #[ignore = "minutes without optimisation"]
 fn large_blocks_round_trip() {
     assert!(round_trip(&vec![0; 1 << 20]) < 300);
@@ -212,24 +258,23 @@ fn large_blocks_round_trip() {
 }
 
 /// Knows the answer with probability 1/2 where the byte before says so, and counts its calls.
+#[derive(Default)]
 struct Fake {
-    lanes: usize,
-    steps: usize,
+    next: usize,
+    calls: usize,
 }
 
 impl Net for Fake {
-    fn reset(&mut self, lanes: usize, _stride: usize) {
-        (self.lanes, self.steps) = (lanes, 0);
+    fn reset(&mut self, _stride: usize) {
+        *self = Fake::default();
     }
 
-    fn step(&mut self, block: &[u8], starts: &[usize], t: usize, weights: &mut [[u32; 256]]) {
-        assert!(starts.len() <= self.lanes && t == self.steps);
-        self.steps += 1;
-        for (&start, weights) in starts.iter().zip(weights) {
-            weights.fill(1);
-            let before = if t > 0 { block[start + t - 1] } else { 0 };
-            weights[usize::from(before.wrapping_mul(5).wrapping_add(1))] = 60_000;
-        }
+    fn predict(&mut self, block: &[u8], start: usize, t: usize, weights: &mut [u32; 256]) {
+        assert!(t >= self.next);
+        (self.next, self.calls) = (t + 1, self.calls + 1);
+        weights.fill(1);
+        let before = if t > 0 { block[start + t - 1] } else { 0 };
+        weights[usize::from(before.wrapping_mul(5).wrapping_add(1))] = 60_000;
     }
 }
 
@@ -245,9 +290,9 @@ fn a_network_that_knows_makes_blocks_small() {
         };
         data.push(x);
     }
-    let mut net = Fake { lanes: 0, steps: 0 };
+    let mut net = Fake::default();
     let payload = encode(&data, Some(&mut net), None);
-    assert!(net.lanes > 1);
+    assert!(net.calls > 1000);
     assert!(payload.len() * 12 < data.len(), "{}", payload.len());
     assert_eq!(needs_net(&payload, data.len()), Ok(true));
     assert_eq!(
@@ -271,7 +316,7 @@ fn a_network_that_knows_makes_blocks_small() {
 fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, narrow: bool) -> Vec<u8> {
     let lanes = |plan: Plan| {
         if narrow {
-            plan.narrowed(data, false)
+            plan.narrowed(data, Effort::Usual)
         } else {
             plan
         }
@@ -498,15 +543,17 @@ pub(super) fn senders(n: usize) -> Vec<u8> {
 #[test]
 fn the_other_record_length_is_taken_where_it_pays() {
     let data = senders(4000);
-    let (likelier, other) = Plan::candidates(&data, false);
+    let (likelier, other) = Plan::candidates(&data, false, Effort::Usual);
     let other = other.expect("another one");
     assert_eq!(likelier, Plan::find(&data, false));
     let form = Form {
         data: &data,
         grid: None,
     };
-    let sizes =
-        [likelier, other].map(|plan| form.encode(&plan.narrowed(&data, false), None, None).size());
+    let sizes = [likelier, other].map(|plan| {
+        form.encode(&plan.narrowed(&data, Effort::Usual), None, None)
+            .size()
+    });
     assert!(sizes[1] < sizes[0], "{likelier:?} {other:?} {sizes:?}");
     let payload = encode(&data, None, None);
     assert_eq!(payload.len(), sizes[1]);

@@ -14,6 +14,8 @@ use super::tables::{cost, odds, stretch};
 
 /// First input after the contexts' three groups.
 const EXTRA: usize = 3 * CONTEXTS;
+/// The input that the network's log odds are.
+pub(super) const NET: usize = EXTRA + 3;
 /// Cells of the guess: by its trust and the bit.
 pub(super) const GUESS_CELLS: usize = 64 * 8;
 
@@ -141,13 +143,15 @@ impl Work {
         let matched = self.matched.inputs(matches, 0, self.partial, b);
         let guess = self.guess.inputs(guesses, b, self.partial, b);
         let net = if net {
-            stretch(self.tree.p(self.partial))
+            let p = self.tree.p(self.partial);
+            [stretch(p) as i16, ((p as i32 - 32768) >> 5) as i16]
         } else {
-            0
+            [0; 2]
         };
         x[EXTRA..EXTRA + 6]
-            .copy_from_slice(&[matched[0], matched[1], 256, net as i16, guess[0], guess[1]]);
+            .copy_from_slice(&[matched[0], matched[1], 256, net[0], guess[0], guess[1]]);
         x[EXTRA + 6..EXTRA + 6 + samples::INPUTS].copy_from_slice(&sample);
+        x[EXTRA + 6 + samples::INPUTS] = net[1];
         let length = if self.matched.cell == NONE {
             0
         } else {

@@ -28,7 +28,7 @@ pub(super) fn pack(m: &Mounted, path: &str, key_blocks: u8) -> SealReport {
     let profile = m.fs.archive().models().profile("fast").unwrap();
     let options = SealOptions {
         block_size: BLOCK as u32,
-        encoding: Encoding::Packed(Some(profile)),
+        encoding: Encoding::Packed(crate::store::Packing::with(Some(profile))),
         key_run: KeyRun::of(key_blocks),
         primer: None,
         jobs: 2,

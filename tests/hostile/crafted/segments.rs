@@ -374,7 +374,7 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
             decoded_len: 0,
             decoded_crc: 0,
         };
-        let encoded = codec::encode_like(&dear, data, model, before.as_ref());
+        let encoded = codec::encode_like(&dear, data, codec::Means::usual(model), before.as_ref());
         assert_eq!((encoded.codec, encoded.model), (dear.codec, dear.model));
         let entry = writer.push_from(number, &encoded, state).expect("pushed");
         last = Some(entry);

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::super::tests::{hex, unhex};
 use super::super::{Form, Plan, Start, decode, encode, header};
 use super::*;
+use crate::engine::Effort;
 
 fn next(state: &mut u64) -> u64 {
     *state = state
@@ -59,7 +60,7 @@ fn on_grid(payload: &[u8]) -> bool {
 
 fn without(data: &[u8]) -> usize {
     let plain = Form { data, grid: None };
-    let (plan, other) = Plan::candidates(data, false);
+    let (plan, other) = Plan::candidates(data, false, Effort::Usual);
     let sizes = [Some(plan), other].into_iter().flatten();
     let sizes = sizes.map(|plan| plain.encode(&plan, None, None).size());
     sizes.min().unwrap()
