@@ -281,13 +281,13 @@ fn with_model(
     let mut net = ModelNet::new(model);
     if data.len() > 2 * PROBE {
         let probe = &data[..PROBE];
-        let joint = neural::encode(probe, Some(&mut net), start).len();
+        let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
         let alone = neural::code(probe, None, start, means.effort).size();
         if !means.pays(joint, alone) {
             return None;
         }
     }
-    let joint = neural::encode(data, Some(&mut net), start);
+    let joint = neural::code(data, Some(&mut net), start, means.effort).into_payload();
     means.pays(joint.len(), alone).then_some(joint)
 }
 

@@ -20,14 +20,18 @@ use super::{MAX_BLOCK, MIN_BLOCK, SIZE_MAX};
 /// its own; only a file made for it has many more that look like one.
 const TABLES: u64 = 8 << 20;
 
-/// Bytes of pages that are read for it beyond those of one whole index. What looks like a page mostly is none, which its checksum tells.
-const PAGES: u64 = 8 << 20;
+/// Bytes of pages, tables and lists that are looked at in places that turn out to be none. What looks like a page mostly is none, which
+/// its checksum tells.
+const VAIN: u64 = 32 << 20;
+
+/// Directories that are not whole after all, at most.
+const DAMAGED: u32 = 4;
 
 /// Places where a directory may begin. Some hundred of a MiB look like one by chance.
 const PLACES: usize = 1 << 18;
 
 /// What a page costs at least.
-const PAGE_COST: u64 = 256;
+const PAGE_COST: u64 = 1 << 10;
 
 /// What is wrong with a segment that [`lost_its_beginning`].
 pub(super) const ZEROED: &str = "its beginning was overwritten with zeros";
@@ -85,15 +89,28 @@ pub(super) fn find_index(storage: &dyn Storage, block_size: Option<u32>) -> Vec<
     // A part of the right one may look like a whole one, with other numbers. So the longest list is the right one, and of several directories
     // with the same list the shortest: what lies before it may look like models.
     places.sort_unstable();
-    let mut pages = storage.len().unwrap_or(0).saturating_add(PAGES);
+    let (mut vain, mut damaged) = (VAIN, 0);
+    // Where nothing begins any more but parts of a list, and the only list that is looked at.
+    let (mut limit, mut only) = (usize::MAX, None);
     for &(_, at, list) in places.iter().rev() {
-        match tail.confirm(storage, at..list, &sizes, &mut pages) {
+        if at >= limit || only.is_some_and(|only| only != list) {
+            continue;
+        }
+        match tail.confirm(storage, at..list, &sizes, &mut vain) {
             Verdict::No => {}
-            Verdict::Damaged => break,
+            Verdict::Headless(from) => limit = limit.min(from),
+            Verdict::Damaged => {
+                // Its tables may be others: shorter ones were looked at first.
+                only = Some(list);
+                damaged += 1;
+                if damaged == DAMAGED {
+                    break;
+                }
+            }
             Verdict::Whole(found) => return found,
         }
     }
-    if tables == 0 || pages == 0 || places.len() == PLACES {
+    if tables == 0 || vain == 0 || places.len() == PLACES {
         log::warn!("too much of a damaged segment looks like an index; the rest was not looked at");
     }
     Vec::new()
@@ -107,6 +124,8 @@ fn spend(left: &mut u64, work: u64) {
 enum Verdict {
     /// None begins there.
     No,
+    /// A list of pages begins there of which the first is not sound, and that from here on a sound one: what begins later is a part of it.
+    Headless(usize),
     /// One does, but not all of its pages are sound.
     Damaged,
     /// One that is whole, for each block size that goes with its pages.
@@ -192,35 +211,56 @@ impl Tail {
         left: &mut u64,
     ) -> Verdict {
         let offset = self.offset + tables.start as u64;
-        let mut list = Cursor::new(&self.bytes[tables.end..]);
-        let mut candidates: Option<Vec<_>> = None;
+        let read = |page: &PageRef| {
+            let there = page.end() <= offset;
+            let read = || read_part(storage, Part::Page, page.offset, page.len.into(), page.crc);
+            there.then(|| read().ok()).flatten()
+        };
+        let (raw, list) = (&self.bytes[tables.start..], &self.bytes[tables.end..]);
+        let mut entries = Cursor::new(list);
         let mut next = 0;
-        while !list.is_empty() {
-            let Ok((number, page)) = PageRef::decode(&mut list, next) else {
+        let mut first = None;
+        while first.is_none() && !entries.is_empty() {
+            let from = self.bytes.len() - entries.len();
+            let Ok((number, page)) = PageRef::decode(&mut entries, next) else {
                 return Verdict::No;
             };
-            if page.end() > offset || *left == 0 {
+            if *left == 0 {
                 return Verdict::No;
             }
             spend(left, PAGE_COST.max(page.len.into()));
-            let raw = read_part(storage, Part::Page, page.offset, page.len.into(), page.crc);
-            let damaged = match candidates {
-                None => Verdict::No,
-                Some(_) => Verdict::Damaged,
-            };
-            let Ok(raw) = raw else {
-                return damaged;
-            };
-            let fit = candidates.get_or_insert_with(|| self.candidates(&tables, sizes));
-            fit.retain_mut(|c| c.add(number, &raw).is_some());
-            if fit.is_empty() {
-                return damaged;
+            first = read(&page).map(|raw| (number, raw));
+            if first.is_some() && from > tables.end {
+                return Verdict::Headless(from);
             }
-            next = number + 1;
+            let Some(after) = number.checked_add(1) else {
+                return Verdict::No;
+            };
+            next = after;
         }
-        let (raw, pages) = (&self.bytes[tables.start..], &self.bytes[tables.end..]);
-        let found = candidates.unwrap_or_default().into_iter();
-        Verdict::Whole(found.filter_map(|c| c.found(offset, raw, pages)).collect())
+        let Some((number, first)) = first else {
+            return Verdict::No;
+        };
+        spend(left, (sizes.len() * tables.len() + list.len()) as u64);
+        let mut candidates = self.candidates(&tables, sizes);
+        candidates.retain_mut(|c| {
+            let whole = c
+                .directory
+                .decode_pages(&mut Cursor::new(list), c.block_size, SIZE_MAX);
+            whole.is_ok() && c.add(number, &first).is_some()
+        });
+        let Some(pages) = candidates.first().map(|c| c.directory.pages.clone()) else {
+            return Verdict::No;
+        };
+        for (&number, page) in pages.iter().skip(1) {
+            let raw = read(page).unwrap_or_default();
+            candidates.retain_mut(|c| c.add(number, &raw).is_some());
+            if candidates.is_empty() {
+                return Verdict::Damaged;
+            }
+        }
+        let found = candidates.into_iter();
+        Verdict::Whole(found.filter_map(|c| c.found(offset, raw)).collect())
     }
 
     fn candidates(&self, tables: &Range<usize>, sizes: &[u32]) -> Vec<Candidate> {
@@ -266,11 +306,7 @@ impl Candidate {
     }
 
     /// With all pages taken, what was found: a directory of these bytes, at this place in the file.
-    fn found(mut self, offset: u64, raw: &[u8], pages: &[u8]) -> Option<Found> {
-        let list = &mut Cursor::new(pages);
-        self.directory
-            .decode_pages(list, self.block_size, SIZE_MAX)
-            .ok()?;
+    fn found(self, offset: u64, raw: &[u8]) -> Option<Found> {
         let directory = DirectoryRef {
             offset,
             len: u32::try_from(raw.len()).ok()?,

@@ -125,13 +125,14 @@ fn state(
             _ if found.is_some() => {}
             Some(StartEntry::Primer(id)) => found = Some(library.primed(*id)?),
             Some(StartEntry::Block { parent, payload }) => {
-                missing.push((at, payload, segment::read_payload(storage, payload)?));
+                let raw = segment::read_payload(storage, payload)?;
+                missing.push((at, *parent, payload, raw));
                 at = *parent;
             }
             None => return Err(StoreError::NoStart(at)),
         }
     }
-    for (number, payload, raw) in missing.into_iter().rev() {
+    for (number, parent, payload, raw) in missing.into_iter().rev() {
         let before = found.take();
         let make = || {
             let start = before.as_deref().filter(|_| payload.start != 0);
@@ -144,6 +145,8 @@ fn state(
             ))
         };
         found = Some(library.starts().get_or_make(key(number), make)?);
+        // Blocks after the run need this one, and hardly any the one before.
+        library.starts().demote(key(parent));
     }
     found.ok_or(StoreError::NoStart(number))
 }

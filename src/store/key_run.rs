@@ -11,8 +11,8 @@ use crate::segment::{
     self, BlockEntry, MAX_START_BYTES, MAX_START_DEPTH, MAX_STARTS, SealedWriter,
 };
 
-/// Key blocks after which no more runs begin within groups.
-const MOST_RENEWED: usize = 1024;
+/// Key runs after which no more begin within groups.
+const MOST_RENEWED: usize = 256;
 
 /// The shape of key runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Starting {
 
     /// Whether a run may begin within the group: there is one to replace, and the table has room.
     pub(super) fn may_renew(&self) -> bool {
-        self.run.blocks > 1 && self.total < MOST_RENEWED
+        self.run.blocks > 1 && self.total < MOST_RENEWED * usize::from(self.run.blocks)
     }
 
     /// Blocks from `block` to the end of the group or the file.

@@ -162,6 +162,11 @@ impl StartCache {
         Ok(state)
     }
 
+    /// The state `key` goes before all others when there is no room, if it is there.
+    pub(super) fn demote(&self, key: Key) {
+        lock(&self.inner).states.demote(&key);
+    }
+
     fn insert(&self, key: Key, state: &Arc<Start>) {
         let cost = state.memory();
         let limit = self.limit();
@@ -273,6 +278,11 @@ mod tests {
         assert_eq!(cache.bytes(), 10 * cost);
         assert!(cache.get(key(99)).is_some() && cache.get(key(1)).is_none());
         assert_eq!(cache.largest(), cost);
+        // What was made last goes first if it was demoted.
+        cache.demote(key(99));
+        cache.get_or_make(key(100), make).unwrap();
+        assert!(cache.get(key(99)).is_none() && cache.get(key(90)).is_some());
+        assert!(cache.get(key(100)).is_some());
         cache.clear();
         assert_eq!((cache.bytes(), cache.largest()), (0, 0));
         assert!(cache.get(key(99)).is_none());

@@ -155,13 +155,13 @@ impl Writing<'_> {
 
     /// Whether the present state says so little about `blocks` that a new key run there makes them clearly smaller.
     fn is_stale(&mut self, blocks: &[u64]) -> Result<bool, StoreError> {
-        let run = self.starting.run_length().min(blocks.len()).min(TRIAL);
+        let run = self.starting.run_length().min(TRIAL);
         let (_, Some(state)) = self.starting.now() else {
             return Ok(false);
         };
         // A run is worth its reads only if enough blocks follow it.
         let few = self.starting.left(blocks[0]) < 3 * run as u64;
-        if few || !self.starting.may_renew() || !self.patience.is_over() {
+        if few || blocks.len() < run || !self.starting.may_renew() || !self.patience.is_over() {
             return Ok(false);
         }
         let first = read_block(self.source, self.options, blocks[0])?;

@@ -1,4 +1,4 @@
-//! What the block codec asks of a network: integer weights for the next byte of every lane.
+//! What the block codec asks of a network: integer weights for a byte.
 
 /// A network that predicts bytes of a block's one lane.
 ///

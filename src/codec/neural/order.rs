@@ -118,7 +118,7 @@ fn steps<K: Kernel, C: BitCoder>(
     }
 }
 
-/// Codes the bytes of lane `l` that are surely guessed, if it may go on `alone`, up to the first one that is not, or wrongly: the guess
+/// Codes the bytes of lane `l` that are surely guessed, up to the first one that is not, or wrongly: the guess
 /// about that one, or nothing at the lane's end.
 #[inline(always)]
 fn next_open<K: Kernel, C: BitCoder>(

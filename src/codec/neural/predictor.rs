@@ -1,7 +1,6 @@
 //! The predictor: statistics, mixer and final correction of one block.
 //!
-//! Half bytes of pairs of lanes are coded one after another: the first pair's first four bits, the next pair's, ..., then the
-//! first pair's last four bits, and so on. Each bit is predicted from everything coded before it and learnt at once.
+//! Two lanes code the upper half of their bytes together, then the lower one. Each bit is predicted from everything coded before it and learnt at once.
 
 use super::NeuralError;
 use super::apm::{self, Apm};

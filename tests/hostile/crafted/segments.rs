@@ -219,7 +219,7 @@ fn chains_of_key_blocks_that_no_writer_makes_are_refused() {
     ] {
         refused(what, || open(sealed(1 << 30, &[], &directory)));
     }
-    let most = chained(65_535, |n| if n % 4 == 0 { 0 } else { n }, 65_000);
+    let most = chained(65_535, |n| if n % 16 == 0 { 0 } else { n }, 65_000);
     bounded("the largest table", || open(sealed(1 << 30, &[], &most))).expect("it is sound");
 }
 
@@ -424,6 +424,7 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
 fn the_dearest_usual_read_fits_in_memory() {
     const BLOCK: usize = 64 << 10;
     dearest_read("five blocks of 64 KiB", BLOCK, 5, None);
+    dearest_read("seventeen blocks of 64 KiB, densely", BLOCK, 17, None);
     let model = Library::default()
         .models()
         .profile("fast")
