@@ -129,11 +129,11 @@ pub fn encode_after(
     let size = alone.size();
     let mut found = zstd_if_it_can_win(data, size);
     if let Some(model) = means.model
-        && let Some(joint) = with_model(data, size, model, means, start)
+        && let Some((joint, saves)) = with_model(data, size, model, means, start)
     {
         found.push(Candidate {
             model: Some(ModelId(model.id())),
-            model_saves: (size - joint.len()) as u32,
+            model_saves: saves as u32,
             started: start.is_some(),
             ..Candidate::new(CodecId::Neural, joint)
         });
@@ -262,14 +262,15 @@ fn best_start<'a>(
     }
 }
 
-/// The neural payload with the model, if it is clearly smaller than `alone`, the size without.
+/// The neural payload with the model and what that saves, if it is clearly smaller than `alone`, the size without, and than it would be
+/// without in one lane.
 fn with_model(
     data: &[u8],
     alone: usize,
     model: &engine::Model,
     means: Means<'_>,
     start: Option<&Start>,
-) -> Option<Vec<u8>> {
+) -> Option<(Vec<u8>, usize)> {
     // On less, or on what is almost gone, its gain is not worth its time at every read.
     let gone = match means.effort {
         Effort::Usual => data.len() / 100,
@@ -282,13 +283,19 @@ fn with_model(
     if data.len() > 2 * PROBE {
         let probe = &data[..PROBE];
         let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
-        let alone = neural::code(probe, None, start, means.effort).size();
+        let alone = neural::code(probe, None, start, Effort::Dense).size();
         if !means.pays(joint, alone) {
             return None;
         }
     }
     let joint = neural::code(data, Some(&mut net), start, means.effort).into_payload();
-    means.pays(joint.len(), alone).then_some(joint)
+    if !means.pays(joint.len(), alone) {
+        return None;
+    }
+    let narrow = neural::code(data, None, start, Effort::Dense).size();
+    let alone = alone.min(narrow);
+    let saves = alone.saturating_sub(joint.len());
+    means.pays(joint.len(), alone).then_some((joint, saves))
 }
 
 /// One way to code a block.
