@@ -292,8 +292,11 @@ fn with_model(
     if !means.pays(joint.len(), alone) {
         return None;
     }
-    let narrow = neural::code(data, None, start, Effort::Dense).size();
-    let alone = alone.min(narrow);
+    let alone = match means.effort {
+        Effort::Usual => alone.min(neural::code(data, None, start, Effort::Dense).size()),
+        // It has one lane.
+        Effort::Dense => alone,
+    };
     let saves = alone.saturating_sub(joint.len());
     means.pays(joint.len(), alone).then_some((joint, saves))
 }

@@ -213,7 +213,7 @@ impl Healer {
             // Sound, and it names another index.
             return;
         }
-        for found in find_index(&*self.patched, None) {
+        for found in find_index(&*self.patched) {
             // An empty live segment may have been about to get its first commit.
             if header.is_some() && !found.was_sealed {
                 return;

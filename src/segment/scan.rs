@@ -44,7 +44,7 @@ const SECTOR: u64 = 512;
 pub(super) fn lost_its_beginning(storage: &dyn Storage) -> Result<bool> {
     let len = storage.len()?;
     let once = |found: &Found| found.was_sealed || found.was_packed;
-    Ok(len > 0 && (len < SECTOR || find_index(storage, None).iter().any(once)))
+    Ok(len > 0 && (len < SECTOR || find_index(storage).iter().any(once)))
 }
 
 /// Entries by which the block size is told.
@@ -62,14 +62,11 @@ pub(super) struct Found {
     pub(super) was_packed: bool,
 }
 
-/// The directory that the file ends with, as it is for this block size or for each that it may have.
-pub(super) fn find_index(storage: &dyn Storage, block_size: Option<u32>) -> Vec<Found> {
-    let sizes = match block_size {
-        Some(size) => vec![size],
-        None => (MIN_BLOCK.ilog2()..=MAX_BLOCK.ilog2())
-            .map(|log2| 1 << log2)
-            .collect(),
-    };
+/// The directory that the file ends with, as it is for each block size that it may have.
+pub(super) fn find_index(storage: &dyn Storage) -> Vec<Found> {
+    let sizes: Vec<u32> = (MIN_BLOCK.ilog2()..=MAX_BLOCK.ilog2())
+        .map(|log2| 1 << log2)
+        .collect();
     let Some(tail) = Tail::read(storage) else {
         return Vec::new();
     };

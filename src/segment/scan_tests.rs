@@ -49,7 +49,7 @@ fn the_longest_of_several_indexes_is_taken() {
         .expect("a part that looks like a whole index");
     let right = *places.iter().max().unwrap();
     assert_eq!(u64::from(right.0), PAGES);
-    let found = find_index(&storage, None);
+    let found = find_index(&storage);
     let smallest = found.first().expect("it is found");
     let Body::Sealed {
         logical_size,
@@ -72,7 +72,7 @@ fn a_damaged_page_leaves_no_part_of_an_index_to_be_taken_for_the_whole() {
         for nth in [1, 0, 2] {
             let page = segment.directory.pages.values().nth(nth).unwrap();
             storage.write_all_at(&[0; 17], page.offset).unwrap();
-            assert!(find_index(&storage, None).is_empty(), "seed {seed}, {nth}");
+            assert!(find_index(&storage).is_empty(), "seed {seed}, {nth}");
         }
     }
 }
@@ -93,7 +93,7 @@ fn the_index_of_a_file_of_40_gib_is_found_where_its_beginning_is_zeros() {
     storage.write_all_at(&[0; 1600], 0).unwrap();
     assert!(lost_its_beginning(&storage).unwrap());
     assert!(Segment::open(Arc::new(MemStorage::new(storage.to_vec()))).is_err());
-    let found = find_index(&storage, None);
+    let found = find_index(&storage);
     let sizes: Vec<_> = found.iter().map(|f| f.header.block_size).collect();
     assert!(sizes.contains(&(64 << 10)), "{sizes:?}");
 }
@@ -104,7 +104,7 @@ fn a_directory_of_more_than_256_kib_is_found() {
     let storage = sealed(MAX_BLOCK, PAGES, 1024, 0);
     let whole = Segment::open(Arc::new(MemStorage::new(storage.to_vec()))).unwrap();
     storage.write_all_at(&[0; 40], 0).unwrap();
-    let found = find_index(&storage, None);
+    let found = find_index(&storage);
     let last = found.last().expect("it is found");
     assert_eq!(last.header.block_size, MAX_BLOCK);
     let Body::Sealed { directory, .. } = last.header.body else {

@@ -34,6 +34,8 @@ mod learn;
 mod start_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod ways_tests;
 
 use std::sync::Arc;
 
