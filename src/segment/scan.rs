@@ -1,6 +1,7 @@
 //! Finding the index of a segment whose header or roots are lost, by what it looks like: the last bytes of the file are a directory
 //! whose pages are there, with the checksums that it names.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::codec::ModelId;
@@ -210,8 +211,7 @@ impl Tail {
         let offset = self.offset + tables.start as u64;
         let read = |page: &PageRef| {
             let there = page.end() <= offset;
-            let read = || read_part(storage, Part::Page, page.offset, page.len.into(), page.crc);
-            there.then(|| read().ok()).flatten()
+            there.then(|| self.page(storage, page)).flatten()
         };
         let (raw, list) = (&self.bytes[tables.start..], &self.bytes[tables.end..]);
         let mut entries = Cursor::new(list);
@@ -258,6 +258,17 @@ impl Tail {
         }
         let found = candidates.into_iter();
         Verdict::Whole(found.filter_map(|c| c.found(offset, raw)).collect())
+    }
+
+    /// The bytes of a page, if they are sound.
+    fn page(&self, storage: &dyn Storage, page: &PageRef) -> Option<Cow<'_, [u8]>> {
+        let Some(from) = page.offset.checked_sub(self.offset) else {
+            let raw = read_part(storage, Part::Page, page.offset, page.len.into(), page.crc);
+            return raw.ok().map(Cow::Owned);
+        };
+        let raw = self.bytes.get(usize::try_from(from).ok()?..)?;
+        let raw = raw.get(..page.len as usize)?;
+        (crc32c::crc32c(raw) == page.crc).then_some(Cow::Borrowed(raw))
     }
 
     fn candidates(&self, tables: &Range<usize>, sizes: &[u32]) -> Vec<Candidate> {

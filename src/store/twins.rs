@@ -72,14 +72,23 @@ impl Twins {
     /// # Errors
     /// I/O errors; `FileTooLarge` if it has more than `limit` bytes.
     pub fn read(&self, copy: Copy, name: &OsStr, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let bytes = self.read_up_to(copy, name, limit + 1)?;
-        if bytes.as_ref().is_some_and(|b| b.len() as u64 > limit) {
+        let Some(file) = self.open(copy, name)? else {
+            return Ok(None);
+        };
+        let len = file.metadata()?.len();
+        let mut bytes = Vec::new();
+        if len <= limit {
+            bytes.reserve_exact(len as usize + 1);
+            (&file).take(limit + 1).read_to_end(&mut bytes)?;
+        }
+        // It may have grown since.
+        if len > limit || bytes.len() as u64 > limit {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 format!("larger than any such file that this version reads ({limit} bytes)"),
             ));
         }
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     /// The first bytes of a file, if it is there, at most `limit` of them.
@@ -87,6 +96,15 @@ impl Twins {
     /// # Errors
     /// I/O errors.
     pub fn read_up_to(&self, copy: Copy, name: &OsStr, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(copy, name)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn open(&self, copy: Copy, name: &OsStr) -> io::Result<Option<File>> {
         let Some(dir) = self.dir(copy) else {
             return Ok(None);
         };
@@ -94,14 +112,11 @@ impl Twins {
             .union(OFlags::NOFOLLOW)
             .union(OFlags::CLOEXEC)
             .union(OFlags::NONBLOCK);
-        let file = match fs::openat(dir, name, READ, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let mut bytes = Vec::new();
-        file.take(limit).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
+        match fs::openat(dir, name, READ, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Writes a file durably, in place of one of that name. Does nothing outside of an archive.
