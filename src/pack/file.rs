@@ -114,18 +114,21 @@ impl Encoder {
         })
     }
 
-    /// Whether a segment is what this encoder would make of it.
+    /// Whether a segment is packed: with this profile, if somebody named it, else with any.
     pub(super) fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
-        let own_models = snapshot
-            .models()
-            .iter()
-            .all(|&id| Some(id) == self.model_id());
+        let models = snapshot.models();
+        let own_models = self.must_earn || models.iter().all(|&id| Some(id) == self.model_id());
         if snapshot.links() > 1 {
             // Re-encoded in place, it keeps its block size and does not become sealed.
             let [_, zstd, _] = snapshot.blocks()?;
             return Ok(own_models && zstd == 0);
         }
-        Ok(own_models && segment.form == Form::Sealed && segment.block_size == self.block_size)
+        // Blocks that name no model may have been coded without it in less time, or before there was one.
+        let tried = self.must_earn
+            || self.profile().is_none()
+            || segment.made_with == self.packing.made_with();
+        let sealed = segment.form == Form::Sealed && segment.block_size == self.block_size;
+        Ok(own_models && tried && sealed)
     }
 }
 
@@ -309,7 +312,7 @@ fn encode(
             }
         };
     }
-    if segment.is_some() && sealed.stored >= before {
+    if segment.is_some() && sealed.stored > before {
         return Ok(Some(Done {
             worked: true,
             ..Done::new(FileOutcome::Left)

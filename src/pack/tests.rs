@@ -134,6 +134,41 @@ fn files_of_a_kind_share_a_primer_and_later_ones_find_it() {
     packed.check();
 }
 
+/// What a file was packed with shows even where its blocks use no model.
+#[test]
+fn a_named_profile_has_files_packed_again_that_were_packed_with_another_and_only_once() {
+    let mut packed = Packed::new();
+    let lines = |n: u32| format!("{n},{},ok\n", n.wrapping_mul(2_654_435_761) >> 21).into_bytes();
+    packed.put("a.csv", (0..1500).flat_map(lines).collect());
+    let with = |profile: &str| {
+        packed.pack(Job {
+            profile: Some(profile.to_string()),
+            ..Job::default()
+        })
+    };
+    let counts = |done: Summary| (done.done, done.already, done.left);
+    let made_with = || {
+        let file = std::fs::File::open(packed.dir.path().join("a.csv.vortex")).unwrap();
+        let segment = Segment::open(Arc::new(file)).unwrap();
+        (segment.models().len(), segment.summary().made_with)
+    };
+    assert_eq!(counts(packed.pack(Job::default())), (1, 0, 0));
+    let (models, fast) = made_with();
+    assert_eq!(models, 0, "the model is of no use here");
+    assert_ne!(fast, 0);
+    assert_eq!(counts(with("none")), (0, 1, 0));
+    assert_eq!(counts(with("fast")), (0, 1, 0));
+    assert_eq!(counts(with("edge")), (1, 0, 0));
+    let (_, edge) = made_with();
+    assert!(![0, fast].contains(&edge));
+    assert_eq!(counts(with("edge")), (0, 1, 0));
+    assert_eq!(counts(packed.pack(Job::default())), (0, 1, 0));
+    assert_eq!(counts(with("default")), (1, 0, 0));
+    assert!(![0, fast, edge].contains(&made_with().1));
+    assert_eq!(counts(with("default")), (0, 1, 0));
+    packed.check();
+}
+
 #[test]
 fn files_that_others_may_not_read_lend_no_sample_to_those_that_they_may() {
     let mut packed = Packed::new();

@@ -38,6 +38,8 @@ pub(super) enum Body {
         roots_offset: u64,
     },
     Sealed {
+        /// See [`Summary::made_with`](super::Summary::made_with).
+        made_with: u8,
         logical_size: u64,
         directory: DirectoryRef,
     },
@@ -60,18 +62,20 @@ impl DirectoryRef {
 
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
-        let (form, a, b, len, crc) = match self.body {
-            Body::Live { roots_offset } => (0, roots_offset, 0, 0, 0),
+        let (form, made_with, a, b, len, crc) = match self.body {
+            Body::Live { roots_offset } => (0, 0, roots_offset, 0, 0, 0),
             Body::Sealed {
+                made_with,
                 logical_size,
                 directory: d,
-            } => (1, logical_size, d.offset, d.len, d.crc),
+            } => (1, made_with, logical_size, d.offset, d.len, d.crc),
         };
         let mut out = [0; HEADER_LEN];
         out[..8].copy_from_slice(&MAGIC);
         out[8] = VERSION;
         out[9] = form;
         out[10] = self.block_size.ilog2() as u8;
+        out[11] = made_with;
         out[12..20].copy_from_slice(&a.to_le_bytes());
         out[20..28].copy_from_slice(&b.to_le_bytes());
         out[28..32].copy_from_slice(&len.to_le_bytes());
@@ -115,7 +119,7 @@ impl Header {
                 at.u32()?,
             ))
         })();
-        let Some(((form, log2, reserved), a, b, len, crc, expected)) = fields else {
+        let Some(((form, log2, made_with), a, b, len, crc, expected)) = fields else {
             return Err(short);
         };
         let got = crc32c::crc32c(&raw[..CRC_AT]);
@@ -138,11 +142,10 @@ impl Header {
             Some(size @ MIN_BLOCK..=MAX_BLOCK) => size,
             _ => return invalid("block size out of range"),
         };
-        if reserved != 0 {
-            return invalid("reserved byte is not zero");
-        }
         let body = match form {
-            0 if b != 0 || len != 0 || crc != 0 => return invalid("reserved fields are not zero"),
+            0 if made_with != 0 || b != 0 || len != 0 || crc != 0 => {
+                return invalid("reserved fields are not zero");
+            }
             0 if a % 512 != 0 || !(512..=SIZE_MAX).contains(&a) => {
                 return invalid("root slots out of place");
             }
@@ -152,6 +155,7 @@ impl Header {
                 return invalid("directory out of place");
             }
             1 => Body::Sealed {
+                made_with,
                 logical_size: a,
                 directory: DirectoryRef {
                     offset: b,
@@ -176,6 +180,7 @@ mod tests {
     const SEALED: Header = Header {
         block_size: MAX_BLOCK,
         body: Body::Sealed {
+            made_with: 9,
             logical_size: 7,
             directory: DirectoryRef {
                 offset: 40,

@@ -25,6 +25,8 @@ pub struct Summary {
     pub generation: u64,
     /// Bytes of the file that the current content needs: header, roots, index, payloads. The rest is dead.
     pub live_bytes: u64,
+    /// Of a sealed one: which profile its writer had, as a number from 1 to 255 that tells most profiles apart. 0: none, or unknown.
+    pub made_with: u8,
 }
 
 /// All that the first read tells.
@@ -76,6 +78,7 @@ pub(super) fn peek_all(storage: &dyn Storage) -> Result<Peeked> {
     let header = Header::decode(first)?;
     match header.body {
         Body::Sealed {
+            made_with,
             logical_size,
             directory,
         } => Ok(Peeked {
@@ -85,6 +88,7 @@ pub(super) fn peek_all(storage: &dyn Storage) -> Result<Peeked> {
                 logical_size,
                 generation: 0,
                 live_bytes: directory.end(),
+                made_with,
             },
             directory: Some(directory),
             state: State::Sealed,
@@ -152,6 +156,7 @@ fn summary_of(block_size: u32, root: &Root) -> Summary {
         logical_size: root.logical_size,
         generation: root.generation,
         live_bytes: root.live_bytes,
+        made_with: 0,
     }
 }
 
@@ -162,5 +167,6 @@ fn empty(block_size: u32) -> Summary {
         logical_size: 0,
         generation: 0,
         live_bytes: 0,
+        made_with: 0,
     }
 }

@@ -59,6 +59,8 @@ pub struct Segment {
     pub(super) unsynced: Vec<Unsynced>,
     /// See [`Summary::live_bytes`].
     pub(super) live_bytes: u64,
+    /// See [`Summary::made_with`].
+    pub(super) made_with: u8,
     /// Whether there is anything to prepare.
     pub(super) changed: bool,
     /// Ranges that the next commit no longer needs.
@@ -156,6 +158,7 @@ impl Segment {
             rescued: None,
             unsynced: Vec::new(),
             live_bytes: summary.live_bytes,
+            made_with: summary.made_with,
             changed: false,
             dead: RangeSet::default(),
             scraps: RangeSet::default(),
@@ -173,6 +176,10 @@ impl Segment {
             logical_size: self.logical_size,
             generation: self.generation,
             live_bytes: self.live_bytes,
+            made_with: match self.form {
+                Form::Sealed => self.made_with,
+                Form::Live => 0,
+            },
         }
     }
 

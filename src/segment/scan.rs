@@ -321,6 +321,7 @@ impl Candidate {
             crc: crc32c::crc32c(raw),
         };
         let body = Body::Sealed {
+            made_with: 0,
             logical_size: self.end,
             directory,
         };

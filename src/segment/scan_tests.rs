@@ -54,6 +54,7 @@ fn the_longest_of_several_indexes_is_taken() {
     let Body::Sealed {
         logical_size,
         directory,
+        ..
     } = smallest.header.body
     else {
         panic!("a live segment was found");

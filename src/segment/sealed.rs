@@ -22,6 +22,7 @@ use super::{SIZE_MAX, valid_block_size};
 pub struct SealedWriter {
     storage: Arc<dyn Storage>,
     block_size: u32,
+    made_with: u8,
     directory: Directory,
     /// Finished pages, whose offsets in the directory still count from 0.
     index: Vec<u8>,
@@ -54,6 +55,7 @@ impl SealedWriter {
         Ok(SealedWriter {
             storage,
             block_size,
+            made_with: 0,
             directory: Directory::default(),
             index: Vec::new(),
             page: Page::default(),
@@ -63,6 +65,13 @@ impl SealedWriter {
             content_end: 0,
             tail: HEADER_LEN as u64,
         })
+    }
+
+    /// The same, saying what its blocks are made with: see [`Summary::made_with`].
+    #[must_use]
+    pub fn with_profile(mut self, made_with: u8) -> Self {
+        self.made_with = made_with;
+        self
     }
 
     /// Bytes of a block.
@@ -273,6 +282,7 @@ impl SealedWriter {
         let header = Header {
             block_size: self.block_size,
             body: Body::Sealed {
+                made_with: self.made_with,
                 logical_size,
                 directory,
             },
@@ -284,6 +294,7 @@ impl SealedWriter {
             logical_size,
             generation: 0,
             live_bytes: directory.end(),
+            made_with: self.made_with,
         })
     }
 

@@ -155,7 +155,8 @@ impl Patient {
         library: &Library,
     ) -> Result<(), StoreError> {
         let storage = Arc::clone(temp.file()) as Arc<dyn Storage>;
-        let writer = SealedWriter::new(Arc::clone(&storage), self.segment.block_size())?;
+        let writer = SealedWriter::new(Arc::clone(&storage), self.segment.block_size())?
+            .with_profile(self.segment.summary().made_with);
         segment::salvage(&self.segment, &self.lost, fate, writer)?;
         let name = Path::new("repaired segment");
         let found = verify_storage(Arc::clone(&storage), name, library, Depth::Content, &|_| {})?;

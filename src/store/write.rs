@@ -37,11 +37,16 @@ pub(super) fn write_segment(
     options: &SealOptions<'_>,
 ) -> Result<SealReport, StoreError> {
     let storage: Arc<dyn Storage> = Arc::clone(temp.file()) as Arc<dyn Storage>;
-    let mut writer = SealedWriter::new(Arc::clone(&storage), options.block_size)?;
-    let (run, primer) = match options.encoding {
-        Encoding::Fresh => (KeyRun::NONE, None),
-        Encoding::Packed(_) => (options.key_run, options.primer.as_ref()),
+    let writer = SealedWriter::new(Arc::clone(&storage), options.block_size)?;
+    let (run, primer, made_with) = match &options.encoding {
+        Encoding::Fresh => (KeyRun::NONE, None, 0),
+        Encoding::Packed(packing) => (
+            options.key_run,
+            options.primer.as_ref(),
+            packing.made_with(),
+        ),
     };
+    let mut writer = writer.with_profile(made_with);
     let count = block_count(source, options);
     let mut writing = Writing {
         source,
