@@ -17,8 +17,8 @@ use super::storage::{Storage, read_part, read_up_to};
 use super::wire::Cursor;
 use super::{MAX_BLOCK, MIN_BLOCK, SIZE_MAX};
 
-/// Bytes of tables of start states that are decoded for it, over all places where it might begin. The right one takes seven passes over
-/// its own; only a file made for it has many more that look like one.
+/// Bytes of tables of start states that are passed for it, over all places where it might begin. Only a file made for it has many that
+/// look like one.
 const TABLES: u64 = 8 << 20;
 
 /// Bytes of pages, tables and lists that are looked at in places that turn out to be none. What looks like a page mostly is none, which
@@ -74,7 +74,7 @@ pub(super) fn find_index(storage: &dyn Storage) -> Vec<Found> {
     let mut tables = TABLES;
     let mut places = Vec::new();
     for at in (0..tail.bytes.len()).rev() {
-        let begin = tail.list_after(at, &sizes, &mut tables);
+        let begin = tail.list_after(at, &mut tables);
         if let Some(list) = begin
             && let Some(pages) = tail.pages_from(list)
         {
@@ -176,7 +176,7 @@ impl Tail {
     }
 
     /// Where the list of pages begins behind the tables that may begin at `at`.
-    fn list_after(&self, at: usize, sizes: &[u32], left: &mut u64) -> Option<usize> {
+    fn list_after(&self, at: usize, left: &mut u64) -> Option<usize> {
         let models = usize::from(*self.bytes.get(at)?);
         let begin = at + 1 + models * size_of::<ModelId>();
         let raw = self.bytes.get(begin..)?;
@@ -186,12 +186,13 @@ impl Tail {
         if !Starts::may_begin(raw) {
             return None;
         }
-        sizes.iter().find_map(|&block_size| {
-            let mut cursor = Cursor::new(raw);
-            let starts = (*left > 0).then(|| Starts::decode(&mut cursor, block_size))?;
-            spend(left, (raw.len() - cursor.len()) as u64);
-            starts.ok().map(|_| self.bytes.len() - cursor.len())
-        })
+        if *left == 0 {
+            return None;
+        }
+        let mut cursor = Cursor::new(raw);
+        let passed = Starts::skip(&mut cursor);
+        spend(left, (raw.len() - cursor.len()) as u64);
+        passed.then(|| self.bytes.len() - cursor.len())
     }
 
     /// How many pages the list names that begins at `list`, if there is one.

@@ -22,7 +22,7 @@ fn sealed(block_size: u32, blocks: u64, apart: u64, seed: u64) -> MemStorage {
 fn whole(tail: &Tail, storage: &dyn Storage, sizes: &[u32]) -> Vec<(u32, usize)> {
     let mut places = Vec::new();
     for at in 0..tail.bytes.len() {
-        let list = tail.list_after(at, sizes, &mut { TABLES });
+        let list = tail.list_after(at, &mut { TABLES });
         if let Some(list) = list
             && let Some(pages) = tail.pages_from(list)
             && let Verdict::Whole(_) = tail.confirm(storage, at..list, sizes, &mut { u64::MAX })

@@ -179,57 +179,110 @@ impl Starts {
         kind.is_some_and(|k| k == PRIMER || CodecId::from_u8(k & !FROM_PARENT).is_some())
     }
 
+    /// Whether bytes like those of a table come next, which are then passed; they may still say what is impossible. Much less work than
+    /// [`Starts::decode`].
+    pub(super) fn skip(at: &mut Cursor<'_>) -> bool {
+        let mut pass = || {
+            for _ in 0..count(at)? {
+                Record::decode(at)?;
+            }
+            Ok::<_, &str>(())
+        };
+        pass().is_ok()
+    }
+
     /// Decodes the table of a segment; an error says what is impossible.
     pub(super) fn decode(at: &mut Cursor<'_>, block_size: u32) -> Result<Self, &'static str> {
-        const SHORT: &str = "it ends inside a start state";
-        let count = at.varint().ok_or(SHORT)?;
-        if count > MAX_STARTS as u64 {
-            return Err("too many start states");
-        }
         let mut checked = Builder::default();
         let mut next_offset = 0u64;
-        for _ in 0..count {
-            let kind = at.u8().ok_or(SHORT)?;
-            if kind == PRIMER {
-                checked.push(StartEntry::Primer(PrimerId(at.array().ok_or(SHORT)?)))?;
-                continue;
-            }
-            let codec = CodecId::from_u8(kind & !FROM_PARENT).ok_or("unknown codec")?;
-            let parent = at
-                .varint()
-                .and_then(|p| u16::try_from(p).ok())
-                .ok_or("start state out of range")?;
-            let offset = at
-                .zigzag()
-                .and_then(|delta| next_offset.checked_add_signed(delta))
-                .ok_or("payload offset out of range")?;
-            let len = at.varint32().ok_or(SHORT)?;
-            let missing = at.varint32().ok_or(SHORT)?;
+        for _ in 0..count(at)? {
+            let block = match Record::decode(at)? {
+                Record::Primer(id) => {
+                    checked.push(StartEntry::Primer(id))?;
+                    continue;
+                }
+                Record::Block(block) => block,
+            };
             let decoded_len = block_size
-                .checked_sub(missing)
+                .checked_sub(block.missing)
                 .ok_or("decoded length out of range")?;
-            let start = if kind & FROM_PARENT == 0 { 0 } else { parent };
-            if kind & FROM_PARENT != 0 && parent == 0 {
-                return Err("a cold block of a start state says that it is not");
-            }
             let payload = BlockEntry {
-                offset,
-                len,
+                offset: next_offset.checked_add_signed(block.delta).ok_or(FAR)?,
+                len: block.len,
                 decoded_len,
                 visible_len: decoded_len,
-                codec,
+                codec: block.codec,
                 model: None,
-                start,
-                payload_crc: at.u32().ok_or(SHORT)?,
-                decoded_crc: at.u32().ok_or(SHORT)?,
+                start: if block.from_parent { block.parent } else { 0 },
+                payload_crc: block.payload_crc,
+                decoded_crc: block.decoded_crc,
             };
             if let Some(reason) = payload.fault(block_size) {
                 return Err(reason);
             }
             next_offset = payload.range().end;
+            let parent = block.parent;
             checked.push(StartEntry::Block { parent, payload })?;
         }
         Ok(checked.finish())
+    }
+}
+
+const SHORT: &str = "it ends inside a start state";
+const FAR: &str = "payload offset out of range";
+
+/// How many records a table has.
+fn count(at: &mut Cursor<'_>) -> Result<u64, &'static str> {
+    match at.varint() {
+        Some(count) if count <= MAX_STARTS as u64 => Ok(count),
+        Some(_) => Err("too many start states"),
+        None => Err(SHORT),
+    }
+}
+
+/// A record of the table, as it is written.
+enum Record {
+    Primer(PrimerId),
+    Block(BlockRecord),
+}
+
+struct BlockRecord {
+    codec: CodecId,
+    from_parent: bool,
+    parent: u16,
+    /// Offset, less the end of the payload before it.
+    delta: i64,
+    len: u32,
+    /// Block size less decoded length.
+    missing: u32,
+    payload_crc: u32,
+    decoded_crc: u32,
+}
+
+impl Record {
+    fn decode(at: &mut Cursor<'_>) -> Result<Record, &'static str> {
+        let kind = at.u8().ok_or(SHORT)?;
+        if kind == PRIMER {
+            return Ok(Record::Primer(PrimerId(at.array().ok_or(SHORT)?)));
+        }
+        let from_parent = kind & FROM_PARENT != 0;
+        let record = BlockRecord {
+            codec: CodecId::from_u8(kind & !FROM_PARENT).ok_or("unknown codec")?,
+            from_parent,
+            parent: at
+                .varint()
+                .and_then(|p| u16::try_from(p).ok())
+                .ok_or("start state out of range")?,
+            delta: at.zigzag().ok_or(FAR)?,
+            len: at.varint32().ok_or(SHORT)?,
+            missing: at.varint32().ok_or(SHORT)?,
+            payload_crc: at.u32().ok_or(SHORT)?,
+            decoded_crc: at.u32().ok_or(SHORT)?,
+        };
+        if from_parent && record.parent == 0 {
+            return Err("a cold block of a start state says that it is not");
+        }
+        Ok(Record::Block(record))
     }
 }
 
