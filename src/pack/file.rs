@@ -114,7 +114,7 @@ impl Encoder {
         })
     }
 
-    /// Whether a segment is packed: with this profile, if somebody named it, else with any.
+    /// Whether a segment is packed: with this profile, or without one, if somebody named that, else with any.
     pub(super) fn made(&self, snapshot: &Snapshot<'_>, segment: &Summary) -> Result<bool, FsError> {
         let models = snapshot.models();
         let own_models = self.must_earn || models.iter().all(|&id| Some(id) == self.model_id());
@@ -123,12 +123,13 @@ impl Encoder {
             let [_, zstd, _] = snapshot.blocks()?;
             return Ok(own_models && zstd == 0);
         }
-        // Blocks that name no model may have been coded without it in less time, or before there was one.
-        let tried = self.must_earn
-            || self.profile().is_none()
-            || segment.made_with == self.packing.made_with();
+        // Blocks that name no model may have been coded in less time, or by a writer that had another one.
+        let made = match self.must_earn {
+            true => segment.made_with != 0,
+            false => segment.made_with == self.packing.made_with(),
+        };
         let sealed = segment.form == Form::Sealed && segment.block_size == self.block_size;
-        Ok(own_models && tried && sealed)
+        Ok(own_models && made && sealed)
     }
 }
 
@@ -292,7 +293,21 @@ fn encode(
         Err(_) if snapshot.is_changed() && !how.cancel.is_cancelled() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    if sealed.stored.next_multiple_of(DISK_BLOCK) >= plain_disk {
+    let saves = |stored: u64| stored.next_multiple_of(DISK_BLOCK) < plain_disk;
+    if let Some(segment) = &segment
+        && sealed.stored > before
+        && saves(before)
+    {
+        // Who names a profile wants what is packed with another one in that form, if it makes sense at all.
+        let wanted = !encoder.must_earn && segment.form == Form::Sealed && saves(sealed.stored);
+        if !wanted {
+            return Ok(Some(Done {
+                worked: true,
+                ..Done::new(FileOutcome::Left)
+            }));
+        }
+    }
+    if !saves(sealed.stored) {
         // No disk block would be saved.
         return match segment {
             None => Ok(Some(Done {
@@ -311,12 +326,6 @@ fn encode(
                 )
             }
         };
-    }
-    if segment.is_some() && sealed.stored > before {
-        return Ok(Some(Done {
-            worked: true,
-            ..Done::new(FileOutcome::Left)
-        }));
     }
     if !how.dry_run {
         if let Some(profile) = encoder.profile().filter(|_| sealed.modelled > 0) {

@@ -25,7 +25,8 @@ pub struct Summary {
     pub generation: u64,
     /// Bytes of the file that the current content needs: header, roots, index, payloads. The rest is dead.
     pub live_bytes: u64,
-    /// Of a sealed one: which profile its writer had, as a number from 1 to 255 that tells most profiles apart. 0: none, or unknown.
+    /// Of a sealed one: what it was packed with, no profile (1) or one, as a number from 2 to 255 that tells most profiles apart. 0: it was not
+    /// packed, or nobody knows.
     pub made_with: u8,
 }
 

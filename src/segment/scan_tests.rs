@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::codec::encode_fresh;
+use crate::codec::{CodecId, Encoded, encode_fresh};
 use crate::segment::{MemStorage, SealedWriter, Segment};
 
 /// A sealed segment with so many blocks, every `apart`-th of all; their content depends on `seed`.
@@ -113,4 +113,30 @@ fn a_directory_of_more_than_256_kib_is_found() {
     };
     assert!(directory.len > 256 << 10, "{directory:?}");
     assert_eq!(whole.directory.pages.len() as u64, PAGES);
+}
+
+/// Tables of thousands of states are found, though from many places in their midst something like a table begins.
+#[test]
+fn an_index_with_many_start_states_is_found() {
+    const STATES: u64 = 20_000;
+    let storage = Arc::new(MemStorage::default());
+    let mut writer = SealedWriter::new(storage.clone(), MIN_BLOCK).unwrap();
+    let mut state = 0;
+    for n in 0..STATES {
+        let data = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        let entry = writer.push(n, &encode_fresh(&data)).unwrap();
+        let parent = if n % 16 == 0 { 0 } else { state };
+        state = writer.add_start(parent, &entry).unwrap();
+    }
+    let last = Encoded {
+        codec: CodecId::Neural,
+        started: true,
+        payload: vec![1, 2, 3],
+        ..encode_fresh(b"something")
+    };
+    writer.push_from(STATES, &last, state).unwrap();
+    writer.finish((STATES + 1) * u64::from(MIN_BLOCK)).unwrap();
+    let found = find_index(&MemStorage::new(storage.to_vec()));
+    assert!(found.iter().any(|f| f.header.block_size == MIN_BLOCK));
+    assert!(found.iter().all(|f| f.was_packed));
 }

@@ -121,8 +121,8 @@ impl Packing {
     /// What segments say that they were made with: see [`Summary::made_with`](crate::segment::Summary::made_with).
     #[must_use]
     pub fn made_with(&self) -> u8 {
-        let mark = |profile: &Profile| 1 + (u128::from_le_bytes(profile.id().0) % 255) as u8;
-        self.profile.as_ref().map_or(0, mark)
+        let mark = |profile: &Profile| 2 + (u128::from_le_bytes(profile.id().0) % 254) as u8;
+        self.profile.as_ref().map_or(1, mark)
     }
 
     /// The model and the time.
