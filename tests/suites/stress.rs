@@ -1,7 +1,10 @@
 //! fio and stress-ng: load from many sides at once. Nothing fails, and the daemon keeps no more than it may.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::root;
@@ -57,6 +60,13 @@ struct Held {
     files: usize,
 }
 
+fn open_files(archive: &Archive) -> Vec<PathBuf> {
+    let files = fs::read_dir(format!("/proc/{}/fd", archive.daemon())).unwrap();
+    (files.flatten())
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .collect()
+}
+
 fn held(archive: &Archive) -> Held {
     let of = format!("/proc/{}", archive.daemon());
     let status = fs::read_to_string(format!("{of}/status")).unwrap();
@@ -66,6 +76,19 @@ fn held(archive: &Archive) -> Held {
         memory: memory.parse().unwrap(),
         files: fs::read_dir(format!("{of}/fd")).unwrap().count(),
     }
+}
+
+/// What it holds when it has opened all that it needs: the last of it only after the mount is there.
+fn at_rest(archive: &Archive) -> Held {
+    let mut before = held(archive);
+    wait_until("the daemon to be at rest", || {
+        sleep(Duration::from_secs(1));
+        let now = held(archive);
+        let same = now.files == before.files;
+        before = now;
+        same
+    });
+    before
 }
 
 /// An archive on a disk of its own, where the program is there and this is root.
@@ -82,7 +105,7 @@ fn archive(program: &str) -> Option<(Disk, Archive)> {
 /// Runs a load twice: memory stays in its bound and does not grow with the second run, and no file stays open when all are
 /// gone.
 fn load_twice(archive: &Archive, load: impl Fn()) {
-    let fresh = held(archive);
+    let fresh = at_rest(archive);
     let after = [(), ()].map(|()| {
         load();
         held(archive)
@@ -93,8 +116,14 @@ fn load_twice(archive: &Archive, load: impl Fn()) {
     let grown = after[1].memory.saturating_sub(after[0].memory);
     assert!(grown < SLACK << 10, "{grown} KiB more: {after:?}");
     sh(&archive.mnt(), "rm -rf -- *");
+    let begun = Instant::now();
     wait_until("all files to be closed", || {
-        held(archive).files <= fresh.files
+        let now = held(archive);
+        if begun.elapsed() > Duration::from_secs(50) {
+            println!("still open: {:?}", open_files(archive));
+            sleep(Duration::from_secs(5));
+        }
+        now.files <= fresh.files
     });
 }
 
