@@ -1,12 +1,8 @@
 //! Payloads: lanes, strides, flags, lengths, and frames that are larger than they say.
 
-use std::time::Duration;
-
-use vortex_fs::codec::{CodecId, Start, decode, encode_packed};
+use vortex_fs::codec::{CodecId, Start, decode};
 
 use super::refused;
-use crate::TIME;
-use crate::meter::{MEMORY, measure};
 
 const MIB: usize = 1 << 20;
 
@@ -58,34 +54,16 @@ fn impossible_plans_are_refused() {
     });
 }
 
-/// The processor's time for a sound payload of 1 MiB of text.
-fn sound_block() -> Duration {
-    let lines: Vec<u8> = (0..100_000u32)
-        .flat_map(|n| format!("{n},{}\n", n.wrapping_mul(2_654_435_761) >> 20).into_bytes())
-        .take(MIB)
-        .collect();
-    let encoded = encode_packed(&lines, None, None);
-    assert_eq!(encoded.codec, CodecId::Neural);
-    let (decoded, cost) =
-        measure(|| decode(encoded.codec, None, &encoded.payload, lines.len(), None));
-    assert!(decoded.expect("sound") == lines);
-    cost.time
-}
-
-/// As far as its bits reach it may surely guess all that it says it holds.
 #[test]
 fn a_payload_that_is_cut_short_costs_no_more_than_its_own_length() {
-    let most = TIME.max(sound_block() / 4);
     for stride in [0u16, 1, 2, 255, 1023, 2047] {
         for flags in [0x10, 0x12] {
             for bits in [0, 1, 7, 64, 500] {
                 let header = [flags, 0x10 | (stride >> 8) as u8, stride as u8];
                 let payload = neural(&header, &noise(bits));
-                let what = format!("{bits} bytes for 1 MiB, stride {stride}");
-                let (done, cost) = measure(|| decode(CodecId::Neural, None, &payload, MIB, None));
-                println!("{what}: {} KiB, {:?}", cost.peak >> 10, cost.time);
-                assert!(done.is_err(), "{what}");
-                assert!(cost.peak <= MEMORY && cost.time <= most, "{what}: {cost:?}");
+                refused(&format!("{bits} bytes for 1 MiB, stride {stride}"), || {
+                    decode(CodecId::Neural, None, &payload, MIB, None)
+                });
             }
         }
     }
