@@ -86,6 +86,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>)> {
             "dir.vortex/inner.vortex",
             b"names that look like segments\n".to_vec(),
         ),
+        ("taught.csv", text(2 * BLOCK + 50, 300)),
     ]
 }
 
@@ -114,6 +115,7 @@ fn the_golden_archive_holds_what_it_always_held() {
         ("text.csv", &[neural], false, 2),
         ("binary.dat", &[neural], false, 0),
         ("model.log", &[neural], true, 0),
+        ("taught.csv", &[neural], true, 2),
         ("primed.csv", &[neural], false, 1),
         ("holes.bin", &[neural], false, 0),
         ("written.csv", &[zstd, neural], false, 2),
@@ -250,7 +252,7 @@ fn writer(root: &Path, name: &str) -> SealedWriter {
     SealedWriter::new(Arc::new(options.unwrap()) as Arc<dyn Storage>, BLOCK as u32).unwrap()
 }
 
-fn write_archive(root: &Path) {
+fn begin_archive(root: &Path) {
     Archive::init(root).unwrap();
     let archive = Archive::open(root, Access::Write).unwrap();
     let small = golden("small.safetensors");
@@ -262,79 +264,87 @@ fn write_archive(root: &Path) {
         .primers()
         .note(primer, "csv-text-9999")
         .unwrap();
-    let primed = Start::then(None, &sample(), None);
-    let packed = |data: &[u8], start: Option<&Start>| codec::encode_packed(data, None, start);
-    for (name, content) in contents() {
-        let blocks: Vec<&[u8]> = content.chunks(BLOCK).collect();
-        match name {
-            "empty" => drop(File::create(root.join("empty.vortex")).unwrap()),
-            "plain.txt" => fs::write(root.join(name), &content).unwrap(),
-            "dir.vortex/inner.vortex" => {
-                fs::create_dir(root.join("dir.vortex~plain")).unwrap();
-                fs::write(root.join("dir.vortex~plain/inner.vortex~plain"), &content).unwrap();
-            }
-            "text.csv" | "written.csv" => {
-                let mut writer = writer(root, name);
-                let (mut state, mut before) = (0, None::<Start>);
-                for (n, block) in blocks.iter().enumerate() {
-                    let made = packed(block, before.as_ref());
-                    let entry = writer.push_from(n as u64, &made, state).unwrap();
-                    if n < 2 {
-                        state = writer.add_start(state, &entry).unwrap();
-                        let (codec, payload) = (made.codec, &made.payload);
-                        before = Some(codec::state_after(before.as_ref(), block, codec, payload));
-                    }
-                }
-                writer.finish(content.len() as u64).unwrap();
-            }
-            _ => {
-                let mut writer = writer(root, name);
-                let state = match name {
-                    "primed.csv" => writer.add_primer(primer).unwrap(),
-                    _ => 0,
-                };
-                for (n, block) in blocks.iter().enumerate() {
-                    if block.iter().all(|&b| b == 0) {
-                        continue;
-                    }
-                    let encoded = match name {
-                        "zstd.log" => codec::encode_fresh(block),
-                        "primed.csv" => packed(block, Some(&primed)),
-                        "model.log" => {
-                            let like = Encoded {
-                                model: Some(ModelId(profile.model.id())),
-                                ..packed(block, None)
-                            };
-                            codec::encode_like(
-                                &like,
-                                block,
-                                codec::Means::usual(Some(&profile.model)),
-                                None,
-                            )
-                        }
-                        _ => packed(block, None),
-                    };
-                    writer.push_from(n as u64, &encoded, state).unwrap();
-                }
-                writer.finish(content.len() as u64).unwrap();
-            }
+}
+
+/// `block` with the model, whether that pays or not.
+fn taught(block: &[u8], model: &Arc<Model>) -> Encoded {
+    let like = Encoded {
+        model: Some(ModelId(model.id())),
+        ..codec::encode_packed(block, None, None)
+    };
+    codec::encode_like(&like, block, codec::Means::usual(Some(model)), None)
+}
+
+/// Two key blocks, of which the first has the model if one is given, and those that start from them.
+fn write_keyed(mut writer: SealedWriter, content: &[u8], model: Option<&Arc<Model>>) {
+    let (mut state, mut before) = (0, None::<Start>);
+    for (n, block) in content.chunks(BLOCK).enumerate() {
+        let made = match model.filter(|_| n == 0) {
+            Some(model) => taught(block, model),
+            None => codec::encode_packed(block, None, before.as_ref()),
+        };
+        let entry = writer.push_from(n as u64, &made, state).unwrap();
+        if n < 2 {
+            state = writer.add_start(state, &entry).unwrap();
+            let (codec, payload) = (made.codec, &made.payload);
+            before = Some(codec::state_after(before.as_ref(), block, codec, payload));
         }
     }
-    // One that was packed and then written to in place.
-    let path = root.join("written.csv.vortex");
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    let mut segment = Segment::open(Arc::new(file)).unwrap();
-    segment.make_live().unwrap();
-    let content = &contents()[7].1;
-    let entry = segment
-        .append(&codec::encode_fresh(&content[BLOCK..2 * BLOCK]))
-        .unwrap();
-    segment.set_entry(1, Some(entry)).unwrap();
-    segment.commit().unwrap();
+    writer.finish(content.len() as u64).unwrap();
+}
+
+fn write_file(root: &Path, name: &str, content: &[u8]) {
+    match name {
+        "empty" => return drop(File::create(root.join("empty.vortex")).unwrap()),
+        "plain.txt" => return fs::write(root.join(name), content).unwrap(),
+        "dir.vortex/inner.vortex" => {
+            fs::create_dir(root.join("dir.vortex~plain")).unwrap();
+            return fs::write(root.join("dir.vortex~plain/inner.vortex~plain"), content).unwrap();
+        }
+        _ => {}
+    }
+    let model =
+        Arc::new(Model::from_bytes(&fs::read(golden("small.safetensors")).unwrap()).unwrap());
+    let mut writer = writer(root, name);
+    match name {
+        "text.csv" | "written.csv" => write_keyed(writer, content, None),
+        "taught.csv" => write_keyed(writer, content, Some(&model)),
+        _ => {
+            let primed = (name == "primed.csv").then(|| Start::then(None, &sample(), None));
+            let state = match primed {
+                Some(_) => writer.add_primer(PrimerId::of(&sample())).unwrap(),
+                None => 0,
+            };
+            for (n, block) in content.chunks(BLOCK).enumerate() {
+                if block.iter().all(|&b| b == 0) {
+                    continue;
+                }
+                let encoded = match name {
+                    "zstd.log" => codec::encode_fresh(block),
+                    "model.log" => taught(block, &model),
+                    _ => codec::encode_packed(block, None, primed.as_ref()),
+                };
+                writer.push_from(n as u64, &encoded, state).unwrap();
+            }
+            writer.finish(content.len() as u64).unwrap();
+        }
+    }
+    if name == "written.csv" {
+        // One that was packed and then written to in place.
+        let path = root.join("written.csv.vortex");
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut segment = Segment::open(Arc::new(file)).unwrap();
+        segment.make_live().unwrap();
+        let entry = segment
+            .append(&codec::encode_fresh(&content[BLOCK..2 * BLOCK]))
+            .unwrap();
+        segment.set_entry(1, Some(entry)).unwrap();
+        segment.commit().unwrap();
+    }
 }
 
 #[test]
-#[ignore = "run by hand once for each version of the format; it never replaces anything"]
+#[ignore = "run by hand once for each version of the format and each new file; it never replaces anything"]
 fn write_golden_archive() {
     let model = golden("small.safetensors");
     if !model.exists() {
@@ -347,8 +357,16 @@ fn write_golden_archive() {
     let root = golden("archive");
     if !root.exists() {
         fs::create_dir(&root).unwrap();
-        write_archive(&root);
+        begin_archive(&root);
         fs::remove_dir(root.join(".vortex/tmp")).unwrap();
         fs::remove_file(root.join(".vortex/lock")).unwrap();
+    }
+    for (name, content) in contents() {
+        let stored = ["", ".vortex", "~plain"].map(|suffix| format!("{name}{suffix}"));
+        let inner = root.join("dir.vortex~plain/inner.vortex~plain");
+        let there = stored.iter().any(|name| root.join(name).exists());
+        if !there && (name != "dir.vortex/inner.vortex" || !inner.exists()) {
+            write_file(&root, name, &content);
+        }
     }
 }

@@ -84,6 +84,8 @@ pub struct Means<'a> {
     pub model: Option<&'a Arc<engine::Model>>,
     /// How much time.
     pub effort: Effort,
+    /// Blocks that can only be read when this one was decoded, itself not counted.
+    pub behind: u64,
 }
 
 impl<'a> Means<'a> {
@@ -92,7 +94,7 @@ impl<'a> Means<'a> {
     pub fn usual(model: Option<&'a Arc<engine::Model>>) -> Self {
         Means {
             model,
-            effort: Effort::Usual,
+            ..Means::default()
         }
     }
 
@@ -105,13 +107,22 @@ impl<'a> Means<'a> {
         }
     }
 
-    /// Whether a payload with the model is enough smaller than one without, for what decodes more slowly.
+    /// The same for a block that has to be decoded before any of so many others.
+    #[must_use]
+    pub fn before(self, behind: u64) -> Self {
+        Means { behind, ..self }
+    }
+
+    /// Whether a payload with the model is enough smaller than one without, for what decodes more slowly: with blocks behind it by as much as
+    /// if it were half of them.
     fn pays(&self, joint: usize, alone: usize) -> bool {
+        let joint = joint as u64;
         let least = match self.effort {
             Effort::Usual => joint / 32,
             Effort::Dense => joint / 256,
         };
-        joint + least < alone
+        let least = least.saturating_mul(1 + self.behind / 2);
+        joint.saturating_add(least) < alone as u64
     }
 }
 

@@ -395,6 +395,7 @@ fn encode_in_place(
         let means = Means {
             model: profile.map(|profile| &profile.model),
             effort: encoder.packing.effort,
+            ..Means::default()
         };
         codec::encode_after(None, block, means, None)
     };

@@ -223,8 +223,8 @@ struct Probe {
     data: Vec<u8>,
     /// After the file's key blocks; cold for its first block.
     state: Option<Arc<Start>>,
-    /// A key block is coded without the model.
-    key: bool,
+    /// Blocks that need this one to be decoded.
+    behind: u64,
     /// Bytes of the file that are like this block.
     weight: f64,
 }
@@ -254,8 +254,7 @@ impl Trial {
                 block.payload.len() as f64 * probe.weight / probe.data.len() as f64
             };
             let means = encoder.packing.means();
-            let usual = if probe.key { means.alone() } else { means };
-            let without = len(usual, probe.state.as_deref());
+            let without = len(means.before(probe.behind), probe.state.as_deref());
             (len(means, Some(state)), without)
         };
         let sums: Vec<(f64, f64)> = self.blocks.par_iter().map(cost).collect();
@@ -299,7 +298,7 @@ fn probes(fs: &Fs, file: &File<'_>, size: u64, more: u64, key_blocks: u8) -> Vec
             out.push(Probe {
                 data,
                 state,
-                key: false,
+                behind: 0,
                 weight,
             });
         }
@@ -308,7 +307,7 @@ fn probes(fs: &Fs, file: &File<'_>, size: u64, more: u64, key_blocks: u8) -> Vec
     out.push(Probe {
         data: first,
         state: None,
-        key: keys > 0,
+        behind: if keys > 0 { count - 1 } else { 0 },
         weight,
     });
     out

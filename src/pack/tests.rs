@@ -1,15 +1,20 @@
 //! Whole jobs on an archive in a temporary directory: which files start from primers.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use safetensors::SafeTensors;
 
 use super::protocol::{Job, Summary};
 use super::{Defaults, Direction, PackError, run};
 use crate::codec::PrimerId;
+use crate::engine::{Effort, METADATA_KEY, Model, metadata};
 use crate::fs::{Fs, FsOptions};
+use crate::profiles;
 use crate::segment::{Segment, StartEntry};
 use crate::store::twins::BOTH;
-use crate::store::{Access, Archive, Cancel, primers};
+use crate::store::{Access, Archive, Cancel, primers, usage};
 
 /// Bytes of one kind of noise: those of one kind have pieces in common, whatever their seed.
 fn alike(len: usize, kind: u64, seed: u64) -> Vec<u8> {
@@ -292,11 +297,11 @@ fn a_block_size_that_no_segment_has_is_refused_before_anything_is_done() {
     fs.shutdown().unwrap();
 }
 
-/// Short text that the built-in model makes smaller, by far less than it takes itself.
-fn readings() -> Vec<u8> {
+/// Text that the built-in model makes smaller; if it is short by far less than the model takes itself.
+fn readings(seconds: u64) -> Vec<u8> {
     let mut x = 0x9e37_79b9_7f4a_7c15u64;
     let mut text = Vec::new();
-    for second in 0..125 {
+    for second in 0..seconds {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
@@ -311,7 +316,7 @@ fn readings() -> Vec<u8> {
 #[test]
 fn the_default_model_is_left_out_until_it_saves_what_it_takes() {
     let mut packed = Packed::new();
-    packed.put("a.csv", readings());
+    packed.put("a.csv", readings(125));
     assert_eq!(packed.pack(Job::default()).done, 1);
     assert_eq!(packed.archive().models().stored().unwrap(), []);
     let segment = |packed: &Packed| {
@@ -323,7 +328,7 @@ fn the_default_model_is_left_out_until_it_saves_what_it_takes() {
 
     // Who names it wants it.
     let mut packed = Packed::new();
-    packed.put("a.csv", readings());
+    packed.put("a.csv", readings(125));
     let named = Job {
         profile: Some("fast".to_string()),
         ..Job::default()
@@ -333,7 +338,77 @@ fn the_default_model_is_left_out_until_it_saves_what_it_takes() {
     assert_eq!(packed.archive().models().stored().unwrap(), with.models());
     assert_eq!(with.models().len(), 1);
     // The archive has it, so further files may use it.
-    packed.put("b.csv", readings());
+    packed.put("b.csv", readings(125));
     assert_eq!(packed.pack(Job::default()).done, 1);
     packed.check();
+}
+
+/// `fast` with dense coding, which is content with less.
+fn dense(dir: &Path) -> String {
+    let bytes = profiles::builtin("fast").unwrap();
+    let mut config = Model::from_bytes(bytes).unwrap().config().clone();
+    config.effort = Effort::Dense;
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(&config).unwrap())]);
+    let tensors = SafeTensors::deserialize(bytes).unwrap();
+    let path = dir.join("dense.safetensors");
+    std::fs::write(
+        &path,
+        safetensors::serialize(tensors.tensors(), Some(metadata)).unwrap(),
+    )
+    .unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// Positions, with more digits than can be guessed.
+fn positions(len: usize) -> Vec<u8> {
+    let line = |n: u64| {
+        let digits = |k: u64| (n * 4 + k).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
+        format!(
+            "{{\"class\":\"TPV\",\"device\":\"/dev/ttyUSB0\",\"time\":\"2024-03-01T12:{:02}:{:02}Z\",\"lat\":48.{:07},\"lon\":11.{:07}}}\n",
+            n / 60 % 60,
+            n % 60,
+            digits(1),
+            digits(2)
+        )
+    };
+    (0..).flat_map(|n| line(n).into_bytes()).take(len).collect()
+}
+
+/// Files of a few blocks have key blocks, of which the first may need the model; then every block needs it.
+#[test]
+fn the_first_key_block_has_the_model_where_that_pays_for_all_blocks() {
+    let mut packed = Packed::new();
+    packed.put("a.json", positions(40_000));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let named = Job {
+        profile: Some(dense(elsewhere.path())),
+        block_size: Some(16 << 10),
+        ..Job::default()
+    };
+    assert_eq!(packed.pack(named).done, 1);
+    packed.check();
+    let path = packed.dir.path().join("a.json.vortex");
+    let segment = Segment::open(Arc::new(std::fs::File::open(&path).unwrap())).unwrap();
+    let Some(StartEntry::Block { parent: 0, payload }) = segment.starts().get(1) else {
+        panic!("there is a key block");
+    };
+    let model = payload.model.expect("it has the model");
+    let last = segment.entries().last().unwrap().unwrap().1;
+    assert!(last.start != 0 && last.model.is_none(), "{last:?}");
+    drop(segment);
+
+    // The key block's payload is read after its block was written over, and the model can not be pruned.
+    let fs = Fs::new(packed.archive(), FsOptions::default()).unwrap();
+    let file = fs
+        .open(fs.resolve(Path::new("a.json")).unwrap(), 2)
+        .unwrap();
+    fs.write(file, 100, b"written over").unwrap();
+    fs.release(file).unwrap();
+    fs.shutdown().unwrap();
+    drop(fs);
+    packed.files[0].1[100..112].copy_from_slice(b"written over");
+    packed.check();
+    let archive = packed.archive();
+    assert_eq!(usage::prune(&archive).unwrap(), []);
+    assert_eq!(archive.models().stored().unwrap(), [model]);
 }

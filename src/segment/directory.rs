@@ -64,7 +64,7 @@ impl Directory {
         for model in &self.models {
             out.extend(model.0);
         }
-        self.starts.encode(block_size, out);
+        self.starts.encode(block_size, &self.models, out);
         let mut next = 0;
         for (&number, page) in &self.pages {
             put_varint(out, number.wrapping_sub(next));
@@ -97,8 +97,8 @@ impl Directory {
             models.push(ModelId(at.array().ok_or(SHORT)?));
         }
         Ok(Directory {
+            starts: Arc::new(Starts::decode(at, block_size, &models)?),
             models,
-            starts: Arc::new(Starts::decode(at, block_size)?),
             pages: BTreeMap::new(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{CodecId, Encoded, PrimerId};
+use crate::codec::{CodecId, Encoded, ModelId, PrimerId};
 
 use super::directory::{Directory, MAX_DIRECTORY_LEN, MAX_MODELS, PageRef};
 use super::entry::BlockEntry;
@@ -104,7 +104,8 @@ impl SealedWriter {
     /// Makes a start state of the state `parent` (0: cold) and a block that was pushed; answers its number.
     ///
     /// # Errors
-    /// The block needs a model, was coded from another state than `parent`, or there would be too many states or blocks in one.
+    /// The block needs a model and `parent` is not cold, it was coded from another state than `parent`, 255 models are named already, or
+    /// there would be too many states or blocks in one.
     pub fn add_start(&mut self, parent: u16, payload: &BlockEntry) -> Result<u16> {
         if payload.range().end > self.tail {
             return Err(SegmentError::Refused(
@@ -112,6 +113,7 @@ impl SealedWriter {
             ));
         }
         let payload = *payload;
+        self.name(payload.model)?;
         self.starts
             .push(StartEntry::Block { parent, payload })
             .map_err(SegmentError::Refused)
@@ -211,6 +213,16 @@ impl SealedWriter {
         Ok(entry)
     }
 
+    /// The table names `model`.
+    fn name(&mut self, model: Option<ModelId>) -> Result<()> {
+        let new = model.filter(|m| !self.directory.models.contains(m));
+        if new.is_some() && self.directory.models.len() >= MAX_MODELS {
+            return Err(SegmentError::Refused("a segment names at most 255 models"));
+        }
+        self.directory.models.extend(new);
+        Ok(())
+    }
+
     /// Makes an entry the next block's, and writes `payload` at the tail, which stays where it is.
     fn place(&mut self, block: u64, entry: BlockEntry, payload: &[u8]) -> Result<()> {
         if self.last.is_some_and(|last| block <= last) {
@@ -230,12 +242,8 @@ impl SealedWriter {
                 "the block's start state is not in the table",
             ));
         }
-        let new_model = entry.model.filter(|m| !self.directory.models.contains(m));
-        if new_model.is_some() && self.directory.models.len() >= MAX_MODELS {
-            return Err(SegmentError::Refused("a segment names at most 255 models"));
-        }
+        self.name(entry.model)?;
         self.storage.write_all_at(payload, self.tail)?;
-        self.directory.models.extend(new_model);
         if let Some(last) = self
             .last
             .filter(|&last| Page::number(last) != Page::number(block))

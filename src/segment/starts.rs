@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::codec::{CodecId, PrimerId};
+use crate::codec::{CodecId, ModelId, PrimerId};
 
 use super::entry::BlockEntry;
 use super::wire::{Cursor, put_varint, put_zigzag};
@@ -28,6 +28,11 @@ const PRIMER: u8 = 0xff;
 /// Says in a record's first byte that the payload was coded from the state before.
 const FROM_PARENT: u8 = 0x40;
 
+/// Says in a record's first byte that the payload needs a model, whose number in the directory's table follows.
+const WITH_MODEL: u8 = 0x20;
+
+const FLAGS: u8 = FROM_PARENT | WITH_MODEL;
+
 /// How one start state is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartEntry {
@@ -35,7 +40,7 @@ pub enum StartEntry {
     Block {
         /// The state before: an earlier one of the table, or 0 for cold.
         parent: u16,
-        /// Where the bytes are. They were coded from `parent` or cold, and no model is needed.
+        /// Where the bytes are. They were coded from `parent` or cold; only behind cold may they need a model.
         payload: BlockEntry,
     },
     /// The state after the bytes of a primer.
@@ -147,7 +152,8 @@ impl Starts {
         self.kept.get(&range.start) == Some(&range.end)
     }
 
-    pub(super) fn encode(&self, block_size: u32, out: &mut Vec<u8>) {
+    /// Appends the table's bytes to `out`. Every model that a state names is in `models`.
+    pub(super) fn encode(&self, block_size: u32, models: &[ModelId], out: &mut Vec<u8>) {
         put_varint(out, self.entries.len() as u64);
         let mut next_offset = 0u64;
         for entry in &self.entries {
@@ -158,7 +164,10 @@ impl Starts {
                 }
                 StartEntry::Block { parent, payload: e } => {
                     let from_parent = if e.start == 0 { 0 } else { FROM_PARENT };
-                    out.push(e.codec as u8 | from_parent);
+                    let model = e.model.and_then(|id| models.iter().position(|m| *m == id));
+                    let with_model = if model.is_some() { WITH_MODEL } else { 0 };
+                    out.push(e.codec as u8 | from_parent | with_model);
+                    out.extend(model.map(|at| (at + 1) as u8));
                     put_varint(out, u64::from(*parent));
                     put_zigzag(out, e.offset.wrapping_sub(next_offset) as i64);
                     put_varint(out, u64::from(e.len));
@@ -176,7 +185,7 @@ impl Starts {
         let mut at = Cursor::new(raw);
         let count = at.varint().filter(|&n| n <= MAX_STARTS as u64);
         let kind = count.and_then(|_| at.u8());
-        kind.is_some_and(|k| k == PRIMER || CodecId::from_u8(k & !FROM_PARENT).is_some())
+        kind.is_some_and(|k| k == PRIMER || CodecId::from_u8(k & !FLAGS).is_some())
     }
 
     /// Whether bytes like those of a table come next, which are then passed; they may still say what is impossible for a block size. Much less
@@ -199,8 +208,12 @@ impl Starts {
         pass().is_ok()
     }
 
-    /// Decodes the table of a segment; an error says what is impossible.
-    pub(super) fn decode(at: &mut Cursor<'_>, block_size: u32) -> Result<Self, &'static str> {
+    /// Decodes the table of a segment that names these models; an error says what is impossible.
+    pub(super) fn decode(
+        at: &mut Cursor<'_>,
+        block_size: u32,
+        models: &[ModelId],
+    ) -> Result<Self, &'static str> {
         let mut checked = Builder::default();
         let mut next_offset = 0u64;
         for _ in 0..count(at)? {
@@ -220,7 +233,10 @@ impl Starts {
                 decoded_len,
                 visible_len: decoded_len,
                 codec: block.codec,
-                model: None,
+                model: match usize::from(block.model).checked_sub(1) {
+                    None => None,
+                    Some(at) => Some(*models.get(at).ok_or("model not in the table")?),
+                },
                 start: if block.from_parent { block.parent } else { 0 },
                 payload_crc: block.payload_crc,
                 decoded_crc: block.decoded_crc,
@@ -256,6 +272,8 @@ enum Record {
 
 struct BlockRecord {
     codec: CodecId,
+    /// Its number in the table of models; 0: none.
+    model: u8,
     from_parent: bool,
     parent: u16,
     /// Offset, less the end of the payload before it.
@@ -274,8 +292,13 @@ impl Record {
             return Ok(Record::Primer(PrimerId(at.array().ok_or(SHORT)?)));
         }
         let from_parent = kind & FROM_PARENT != 0;
+        let model = match kind & WITH_MODEL {
+            0 => 0,
+            _ => at.u8().filter(|&k| k != 0).ok_or("a model has no number")?,
+        };
         let record = BlockRecord {
-            codec: CodecId::from_u8(kind & !FROM_PARENT).ok_or("unknown codec")?,
+            codec: CodecId::from_u8(kind & !FLAGS).ok_or("unknown codec")?,
+            model,
             from_parent,
             parent: at
                 .varint()
@@ -320,8 +343,11 @@ impl Builder {
             // A primer may be as long as all key blocks together, so none come after it.
             StartEntry::Primer(_) => (MAX_START_DEPTH, 0),
             StartEntry::Block { parent, payload } => {
-                if payload.model.is_some() || payload.visible_len != payload.decoded_len {
-                    return Err("a start state is made of whole blocks that need no model");
+                if payload.visible_len != payload.decoded_len {
+                    return Err("a start state is made of whole blocks");
+                }
+                if payload.model.is_some() && *parent != 0 {
+                    return Err("a block behind a start state needs a model to make another");
                 }
                 if payload.is_lost() {
                     return Err("a start state is made of a lost block");
@@ -387,15 +413,31 @@ mod tests {
         }
     }
 
+    const MODELS: [ModelId; 2] = [ModelId([1; 16]), ModelId([2; 16])];
+
+    /// The same, needing a model.
+    fn taught(entry: StartEntry, model: ModelId) -> StartEntry {
+        match entry {
+            StartEntry::Block { parent, payload } => StartEntry::Block {
+                parent,
+                payload: BlockEntry {
+                    model: Some(model),
+                    ..payload
+                },
+            },
+            StartEntry::Primer(_) => entry,
+        }
+    }
+
     fn encode(entries: Vec<StartEntry>) -> Vec<u8> {
         let mut raw = Vec::new();
-        Starts::new(entries).encode(MIN_BLOCK, &mut raw);
+        Starts::new(entries).encode(MIN_BLOCK, &MODELS, &mut raw);
         raw
     }
 
     fn decode(raw: &[u8]) -> Result<Starts, &'static str> {
         let mut at = Cursor::new(raw);
-        let starts = Starts::decode(&mut at, MIN_BLOCK)?;
+        let starts = Starts::decode(&mut at, MIN_BLOCK, &MODELS)?;
         if at.is_empty() {
             Ok(starts)
         } else {
@@ -415,9 +457,13 @@ mod tests {
             block(2, true, 1 << 40),
             block(3, false, 50),
             block(2, true, 60),
+            taught(block(0, false, 70), MODELS[1]),
+            block(6, true, 80),
         ];
         let raw = encode(entries.clone());
         assert_eq!(decode(&raw).unwrap().entries(), entries);
+        let mut passed = Cursor::new(&raw);
+        assert!(Starts::skip(&mut passed) && passed.is_empty());
         for len in 0..raw.len() {
             assert!(decode(&raw[..len]).is_err(), "cut to {len}");
         }
@@ -428,6 +474,8 @@ mod tests {
         let bad: Vec<Vec<StartEntry>> = vec![
             vec![block(1, true, 40)],
             vec![block(0, false, 40), block(2, true, 60)],
+            vec![block(0, false, 40), taught(block(1, true, 60), MODELS[0])],
+            vec![block(0, false, 40), taught(block(1, false, 60), MODELS[0])],
             vec![block(0, false, 40), block(3, false, 60), block(2, true, 80)],
             chain(MAX_START_DEPTH + 1),
         ];
@@ -456,6 +504,8 @@ mod tests {
             &[1, 3],
             &[1, 0x42, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
             &[1, 0x80, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0x22, 0, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0x22, 3, 0, 80, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0],
         ] {
             assert!(decode(raw).is_err(), "{raw:?}");
         }
@@ -524,7 +574,7 @@ mod tests {
         fn whatever_decodes_is_sound(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(starts) = decode(&raw) {
                 let mut again = Vec::new();
-                starts.encode(MIN_BLOCK, &mut again);
+                starts.encode(MIN_BLOCK, &MODELS, &mut again);
                 prop_assert_eq!(again, raw);
                 for (at, entry) in starts.entries().iter().enumerate() {
                     if let StartEntry::Block { parent, payload } = entry {

@@ -131,6 +131,7 @@ impl Packing {
         Means {
             model: self.profile.as_ref().map(|profile| &profile.model),
             effort: self.effort,
+            behind: 0,
         }
     }
 }
@@ -157,7 +158,7 @@ impl Encoding {
         }
     }
 
-    /// As a key block after `before`: start states are made without a model.
+    /// As a key block after `before`, without the model: only the [first](Encoding::encode_first) of a run may have it.
     pub(super) fn encode_key(
         &self,
         block: &[u8],
@@ -168,6 +169,16 @@ impl Encoding {
             Encoding::Fresh => codec::encode_fresh(block),
             Encoding::Packed(packing) => {
                 codec::encode_after(before, block, packing.means().alone(), start)
+            }
+        }
+    }
+
+    /// As the first key block of a run, with the model if it saves enough for the `behind` blocks that need this one.
+    pub(super) fn encode_first(&self, block: &[u8], behind: u64) -> Encoded {
+        match self {
+            Encoding::Fresh => codec::encode_fresh(block),
+            Encoding::Packed(packing) => {
+                codec::encode_after(None, block, packing.means().before(behind), None)
             }
         }
     }

@@ -110,7 +110,10 @@ impl Writing<'_> {
             let (number, state) = self.starting.now();
             let before = self.key.take();
             let encoding = &self.options.encoding;
-            let encoded = encoding.encode_key(&data, state, before.as_ref());
+            let encoded = match state {
+                None => encoding.encode_first(&data, self.starting.left(block) - 1),
+                Some(_) => encoding.encode_key(&data, state, before.as_ref()),
+            };
             let entry = self.writer.push_from(block, &encoded, number)?;
             self.report.count(&encoded);
             self.starting

@@ -1,10 +1,12 @@
 //! Start states: what blocks are coded from stays as long as they need it, and no longer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use vortex_fs::codec::{CodecId, Encoded};
+use vortex_fs::codec::{CodecId, Encoded, ModelId};
 use vortex_fs::segment::{
-    MAX_START_DEPTH, MemStorage, SealedWriter, Segment, SegmentError, StartEntry, Storage, check,
+    LostBlocks, MAX_START_DEPTH, MemStorage, SealedWriter, Segment, SegmentError, StartEntry,
+    Storage, check, salvage,
 };
 
 use crate::support::{BS, content, keyed, put, raw, read_back, started, with_model};
@@ -108,6 +110,45 @@ fn a_damaged_key_payload_fails_its_dependents_only_and_check_names_it() {
     assert!(!report.is_sound());
 }
 
+/// Only the first block of a run may need a model; a copy of the segment names it, too, also if no block is that payload any more.
+#[test]
+fn the_first_block_of_a_state_may_need_a_model_and_a_copy_names_it() {
+    let storage = mem();
+    let mut writer = SealedWriter::new(storage.clone(), BS).unwrap();
+    let taught = Encoded {
+        codec: CodecId::Neural,
+        ..with_model(&[5; 6000], 7)
+    };
+    let first = writer.push(0, &taught).unwrap();
+    let one = writer.add_start(0, &first).unwrap();
+    let second = writer.push_from(1, &started(b"second"), one).unwrap();
+    let two = writer.add_start(one, &second).unwrap();
+    writer.push_from(2, &started(b"third"), two).unwrap();
+    writer.finish(2 * u64::from(BS) + 5).unwrap();
+
+    let model = ModelId([7; 16]);
+    let mut segment = Segment::open(storage.clone()).unwrap();
+    assert_eq!(segment.models(), [model]);
+    segment.make_live().unwrap();
+    put(&mut segment, 0, b"new").unwrap();
+    segment.commit().unwrap();
+    let segment = Segment::open(storage).unwrap();
+    let copied = mem();
+    let writer = SealedWriter::new(copied.clone(), BS).unwrap();
+    salvage(&segment, &BTreeSet::new(), LostBlocks::Marked, writer).unwrap();
+    for segment in [segment, Segment::open(copied.clone()).unwrap()] {
+        assert_eq!(segment.models(), [model]);
+        let Some(StartEntry::Block { parent: 0, payload }) = segment.starts().get(1) else {
+            panic!("the first state is made of a block");
+        };
+        assert_eq!(payload.model, Some(model));
+        assert_eq!(segment.read_payload(payload).unwrap(), [5; 6000]);
+        assert_eq!(segment.entry(2).unwrap().unwrap().start, 2);
+    }
+    let report = check(copied, |_, _, _| Ok(())).unwrap();
+    assert!(report.findings.is_empty(), "{report:?}");
+}
+
 #[test]
 fn what_can_not_be_a_start_state_is_refused() {
     let refused = |result: Result<_, SegmentError>| {
@@ -124,7 +165,7 @@ fn what_can_not_be_a_start_state_is_refused() {
     let one = writer.add_start(0, &first).unwrap();
     refused(writer.push_from(1, &zstd, one));
     let needs_model = writer.push(1, &with_model(b"model", 3)).unwrap();
-    refused(writer.add_start(0, &needs_model).map(|_| first));
+    refused(writer.add_start(one, &needs_model).map(|_| first));
     let second = writer.push_from(2, &started(b"second"), one).unwrap();
     refused(writer.add_start(0, &second).map(|_| first));
     refused(writer.add_start(7, &first).map(|_| first));

@@ -36,7 +36,7 @@ impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
     /// has just coded it from `before`.
     ///
-    /// Plan, grid and, unless it was made with a network, lanes are what the payload says; of a plan from a state that is only where its
+    /// Plan, grid and lanes are what the payload says; of a plan from a state that is only where its
     /// records begin. Without a payload the plan is found in the bytes, which is part of the format then: another way of finding it makes
     /// payloads from such states undecodable; golden payloads watch over that. So is how a block is put on its grid.
     #[must_use]
@@ -53,7 +53,7 @@ impl Start {
             // What no encoder wrote must not make a state of more bytes than it may.
             (coded.len() == grid.coded).then_some((block, coded))
         });
-        let lanes = (!header.net).then_some(header.plan.lanes);
+        let lanes = Some(header.plan.lanes);
         let plan = match before {
             // The rest of the plan is the state's.
             Some(before) if header.started && before.leads_to(&header.plan) => Some(Plan {
@@ -79,7 +79,7 @@ impl Start {
     }
 
     /// The state after `before` and then a block, `coded` with `plan` if that is known, else with the plan of `before`, in so many `lanes` if
-    /// it was coded without a network.
+    /// it was coded.
     fn after(
         before: Option<&Start>,
         coded: &[u8],
