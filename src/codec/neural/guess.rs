@@ -4,17 +4,17 @@
 //! contexts; they then know what the guess was. Much of a recording repeats, so most of its bytes cost one small prediction
 //! instead of eight large ones.
 
-use super::history;
 use super::kernels::Kernel;
 use super::lane::{Lane, NONE};
 use super::plan::{Kind, Plan};
+use super::predictor::PAIR;
 use super::tables::{odds, squash};
 
 /// Probability (of 65536) from which a guess is coded by itself.
 pub(super) const SURE: i32 = 64_000;
 /// What a guess's probability is mixed from: tables, and a constant.
 const TABLES: usize = 7;
-const INPUTS: usize = TABLES + 1;
+pub(super) const INPUTS: usize = TABLES + 1;
 /// Cells of each table as a power of two.
 const BITS: u32 = 14;
 /// Columns (or fields and places in them) whose last eight outcomes are remembered.
@@ -22,23 +22,27 @@ const COLUMNS: usize = 1024;
 /// Rows of weights: by where the guess comes from and how reliable that was.
 const ROWS: usize = 96;
 /// Largest count of a cell.
-const COUNT_LIMIT: u32 = 255;
+pub(super) const COUNT_LIMIT: u32 = 255;
+/// The cell in the place of an eighth table's, which nobody uses.
+const NO_CELL: u32 = (TABLES as u32) << BITS;
+/// The constant.
+pub(super) const ONE: i32 = 256;
 /// First weight of each table, 1.0 being 2^16, and the learning rate as a shift.
 const WEIGHT: i32 = 14_418;
 const RATE_SHIFT: u32 = 15;
 
-const fn rates() -> [u16; COUNT_LIMIT as usize + 1] {
+const fn rates() -> [u32; COUNT_LIMIT as usize + 1] {
     let mut out = [0; COUNT_LIMIT as usize + 1];
     let mut n = 0;
     while n < out.len() {
-        out[n] = (655_360 / (10 * n + 16)) as u16;
+        out[n] = (655_360 / (10 * n + 16)) as u32;
         n += 1;
     }
     out
 }
 
 /// 65536 / (n + 1.6).
-static RATE: [u16; COUNT_LIMIT as usize + 1] = rates();
+static RATE: [u32; COUNT_LIMIT as usize + 1] = rates();
 
 /// Where a guess comes from.
 #[derive(Clone, Copy)]
@@ -60,7 +64,11 @@ pub(super) struct Guess {
     pub(super) p: i32,
     /// It was coded by itself, and wrong.
     pub(super) wrong: bool,
-    cells: [u32; TABLES],
+    /// It is that of the lane's byte before, and being right again changes nothing.
+    again: bool,
+    /// What it is about: the cells follow from that.
+    values: [u64; TABLES],
+    cells: [u32; INPUTS],
     x: [i32; INPUTS],
     row: u32,
     column: u32,
@@ -87,6 +95,10 @@ pub(super) struct Guesses {
     cells: Vec<u32>,
     weights: Vec<[i32; INPUTS]>,
     columns: Vec<u8>,
+    /// How often cells or weights changed.
+    changes: u64,
+    /// Of each lane the last guess whose being right changed nothing, and `changes` at that time.
+    settled: [(Guess, u64); PAIR],
 }
 
 impl Guesses {
@@ -95,24 +107,28 @@ impl Guesses {
             cells: Vec::new(),
             weights: Vec::new(),
             columns: Vec::new(),
+            changes: 0,
+            settled: Default::default(),
         }
     }
 
     pub(super) fn reset(&mut self) {
         self.cells.clear();
-        self.cells.resize(TABLES << BITS, 1 << 31);
+        self.cells.resize(NO_CELL as usize + 1, 1 << 31);
         let mut weights = [WEIGHT; INPUTS];
         weights[TABLES] = 0;
         self.weights.clear();
         self.weights.resize(ROWS, weights);
         self.columns.clear();
         self.columns.resize(COLUMNS, 0);
+        self.changes += 1;
     }
 
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.cells.clone_from(&other.cells);
         self.weights.clone_from(&other.weights);
         self.columns.clone_from(&other.columns);
+        self.changes += 1;
     }
 
     /// Bytes that it takes.
@@ -120,9 +136,9 @@ impl Guesses {
         size_of_val(&self.cells[..]) + size_of_val(&self.weights[..]) + self.columns.len()
     }
 
-    /// What comes next in `lane`, without its probability, which [`Guesses::weigh`] finds: what that looks up is asked for meanwhile.
+    /// What comes next in `lane`, without its probability, which [`Guesses::weigh`] finds.
     #[inline(always)]
-    pub(super) fn make<K: Kernel>(&self, k: K, lane: &Lane, block: &[u8], plan: &Plan) -> Guess {
+    pub(super) fn make(&self, lane: &Lane, l: usize, block: &[u8], plan: &Plan) -> Guess {
         let pos = lane.start + lane.t;
         let at = |q: u32| (q != NONE).then(|| block[q as usize]);
         let (matched, aligned) = (at(lane.matched), at(lane.aligned));
@@ -166,56 +182,78 @@ impl Guesses {
             e | lane.past << 8 & 0xff_ffff_ff00,
             u64::from(lane.word) | (lane.past & 255) << 32 | e << 40,
         ];
+        let row = s as u32 * 32 + reliability;
+        let (settled, changes) = &self.settled[l];
+        if *changes == self.changes && settled.row == row && settled.values == values {
+            // The byte and its column are among the values.
+            return Guess {
+                again: true,
+                ..*settled
+            };
+        }
         let mut guess = Guess {
             byte: u32::from(byte) | 256,
-            row: s as u32 * 32 + reliability,
+            row,
             column: column as u32,
+            values,
+            cells: [NO_CELL; INPUTS],
             ..Guess::default()
         };
-        for i in 0..TABLES {
-            guess.cells[i] = place(i, values[i]);
-            if let Some(cell) = self.cells.get(guess.cells[i] as usize) {
-                k.prefetch(cell);
-            }
+        for (i, (cell, &value)) in guess.cells.iter_mut().zip(&values).enumerate() {
+            *cell = place(i, value);
         }
         guess
     }
 
+    /// Asks for what [`Guesses::weigh`] will look up.
+    #[inline(always)]
+    pub(super) fn prefetch<K: Kernel>(&self, k: K, guess: &Guess) {
+        for &at in &guess.cells {
+            if let Some(cell) = self.cells.get(at as usize) {
+                k.prefetch(cell);
+            }
+        }
+    }
+
     /// Finds the probability of `guess`, if there is one.
     #[inline(always)]
-    pub(super) fn weigh(&self, guess: &mut Guess) {
-        if guess.byte == 0 {
+    pub(super) fn weigh<K: Kernel>(&self, k: K, guess: &mut Guess) {
+        if guess.byte == 0 || guess.again {
             return;
         }
-        for i in 0..TABLES {
-            let cell = self.cells[guess.cells[i] as usize];
-            let confidence = (cell & 1023).min(30) as i32;
-            guess.x[i] = odds(((cell >> 16) as i32).max(1)) * (102 + confidence * 5) >> 8;
-        }
-        guess.x[TABLES] = 256;
         let weights = &self.weights[guess.row as usize];
-        let dot: i64 = (weights.iter().zip(&guess.x))
-            .map(|(&w, &x)| i64::from(w) * i64::from(x))
-            .sum();
+        let (x, dot) = k.weigh(&self.cells, &guess.cells, weights);
+        guess.x = x;
         guess.p = squash((dot >> 16) as i32).clamp(16, 65535);
     }
 
-    /// Learns whether `guess`, if there was one, was right.
+    /// Learns whether `guess` of lane number `l`, if there was one, was right.
     #[inline(always)]
-    pub(super) fn learn(&mut self, lane: &mut Lane, guess: &Guess, right: bool) {
+    pub(super) fn learn<K: Kernel>(
+        &mut self,
+        k: K,
+        (lane, l): (&mut Lane, usize),
+        guess: &Guess,
+        right: bool,
+    ) {
         if guess.byte == 0 {
             return;
         }
         let y = u32::from(right);
-        for &at in &guess.cells {
-            let cell = &mut self.cells[at as usize];
-            let rate = RATE[(*cell & COUNT_LIMIT) as usize];
-            *cell = history::updated(*cell, y, COUNT_LIMIT, u32::from(rate));
-        }
-        let error = (y << 16) as i32 - guess.p;
-        for (w, &x) in self.weights[guess.row as usize].iter_mut().zip(&guess.x) {
-            let step = (x * error + (1 << (RATE_SHIFT - 1))) >> RATE_SHIFT;
-            *w = (*w + step).clamp(-(1 << 20), 1 << 20);
+        if !(guess.again && right) {
+            let cells_changed = k.learn(&mut self.cells, &guess.cells, y, &RATE);
+            let error = (y << 16) as i32 - guess.p;
+            let mut steps = 0;
+            for (w, &x) in self.weights[guess.row as usize].iter_mut().zip(&guess.x) {
+                let step = (x * error + (1 << (RATE_SHIFT - 1))) >> RATE_SHIFT;
+                *w = (*w + step).clamp(-(1 << 20), 1 << 20);
+                steps |= step;
+            }
+            if cells_changed || steps != 0 {
+                self.changes += 1;
+            } else if right {
+                self.settled[l] = (*guess, self.changes);
+            }
         }
         lane.outcomes = lane.outcomes << 1 | y;
         let outcomes = &mut self.columns[guess.column as usize];

@@ -145,6 +145,8 @@ pub(super) struct Finder {
     done: [usize; PAIR],
 }
 
+const _: () = assert!(PAIR == 2);
+
 impl Finder {
     pub(super) fn new() -> Self {
         Finder {
@@ -195,8 +197,7 @@ impl Finder {
         if q < self.seen {
             return self.seen;
         }
-        let l = ((q - self.seen) as u32 / self.whole as u32) as usize;
-        self.done[l.min(PAIR - 1)].max(q)
+        self.done[usize::from(q - self.seen >= self.whole)].max(q)
     }
 
     /// Whether a pointer may stand at `q`.
@@ -206,6 +207,7 @@ impl Finder {
     }
 
     /// How many bytes before `q` equal those before `p`, within their lanes, at most `max`.
+    #[inline(never)]
     fn agreement(&self, block: &[u8], q: usize, p: usize, begin: usize, max: usize) -> usize {
         let past = if q < self.seen + self.whole {
             q
@@ -230,13 +232,14 @@ impl Finder {
     }
 
     /// Lane `l` has its next byte: follow the pointers, aim those that are lost, and let others find this place.
+    #[inline(always)]
     pub(super) fn step(&mut self, lane: &mut Lane, l: usize, block: &[u8], plan: &Plan) {
         let pos = lane.start + lane.t;
         lane.t += 1;
         self.done[l] = pos + 1;
         let y = block[pos];
         lane.past = lane.past << 8 | u64::from(y);
-        if y.is_ascii_alphanumeric() || y >= 128 {
+        if OF_WORDS[usize::from(y)] {
             lane.word = (lane.word.wrapping_add(u32::from(y))).wrapping_mul(0x2f0b_4c47);
         } else if lane.word != 0 {
             lane.word_before = lane.word;
@@ -323,6 +326,17 @@ impl Lane {
         }
     }
 }
+
+/// Which bytes words are made of.
+static OF_WORDS: [bool; 256] = {
+    let mut out = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        out[byte] = byte >= 128 || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    out
+};
 
 /// Hash of the newest `n` bytes of `past`.
 #[inline(always)]

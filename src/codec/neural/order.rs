@@ -112,7 +112,7 @@ fn steps<K: Kernel, C: BitCoder>(
         for l in 0..starts.len() {
             if todo >> l & 1 != 0 {
                 p.compare(l);
-                p.end_byte(block, l, &guesses[l]);
+                p.end_byte(k, block, l, &guesses[l]);
             }
         }
     }
@@ -131,7 +131,7 @@ fn next_open<K: Kernel, C: BitCoder>(
     // A byte behind one that was coded in full is likely to be another one.
     let mut open = true;
     while p.lanes[l].t < p.lanes[l].len {
-        if p.direct(block, l, coder)? {
+        if p.direct(k, block, l, coder)? {
             continue;
         }
         let mut guess = p.guess(k, block, l, open);
@@ -146,7 +146,7 @@ fn next_open<K: Kernel, C: BitCoder>(
             return Ok(Some(guess));
         }
         block[at] = byte;
-        p.end_byte(block, l, &guess);
+        p.end_byte(k, block, l, &guess);
     }
     Ok(None)
 }

@@ -162,11 +162,12 @@ impl Predictor {
     /// their buckets is one with that for the guess's cells.
     #[inline(always)]
     pub(super) fn guess<K: Kernel>(&mut self, k: K, block: &[u8], l: usize, open: bool) -> Guess {
-        let mut guess = self.guesses.make(k, &self.lanes[l], block, &self.plan);
+        let mut guess = self.guesses.make(&self.lanes[l], l, block, &self.plan);
         if open {
+            self.guesses.prefetch(k, &guess);
             self.make_ready(k, block, l);
         }
-        self.guesses.weigh(&mut guess);
+        self.guesses.weigh(k, &mut guess);
         guess
     }
 
@@ -185,8 +186,9 @@ impl Predictor {
 
     /// Codes lane `l`'s next byte, if that is to be done directly: whether it was.
     #[inline(always)]
-    pub(super) fn direct<C: BitCoder>(
+    pub(super) fn direct<K: Kernel, C: BitCoder>(
         &mut self,
+        k: K,
         block: &mut [u8],
         l: usize,
         coder: &mut C,
@@ -206,7 +208,7 @@ impl Predictor {
         let odds = |partial, b| self.samples.odds(l, partial, b);
         let byte = u32::from(block[pos]);
         block[pos] = self.direct.code(place, number, odds, byte, coder)?;
-        self.end_byte(block, l, &Guess::default());
+        self.end_byte(k, block, l, &Guess::default());
         Ok(true)
     }
 
@@ -372,14 +374,15 @@ impl Predictor {
 
     /// Lane `l` has its next byte, about which it had a guess.
     #[inline(always)]
-    pub(super) fn end_byte(&mut self, block: &[u8], l: usize, guess: &Guess) {
+    pub(super) fn end_byte<K: Kernel>(&mut self, k: K, block: &[u8], l: usize, guess: &Guess) {
         let lane = &mut self.lanes[l];
         let pos = lane.start + lane.t;
         let byte = block[pos];
         if !self.samples.is_empty() {
             (self.samples).end_byte(l, self.plan.place(pos), block, pos, lane.begin);
         }
-        self.guesses.learn(lane, guess, guess.byte as u8 == byte);
+        self.guesses
+            .learn(k, (lane, l), guess, guess.byte as u8 == byte);
         self.finder.step(lane, l, block, &self.plan);
     }
 

@@ -11,6 +11,7 @@ pub(super) use scalar::Scalar;
 pub(super) use x86::{Avx2, Avx512};
 
 use super::contexts::CONTEXTS;
+use super::guess::INPUTS;
 use super::mixer::{ROWS, Row, SETS, SUMS};
 
 /// Sums and updates over one row of weights.
@@ -37,6 +38,19 @@ pub(super) trait Kernel: Copy {
     /// `table[n & 127]` for every count `n`.
     fn rates(self, table: &[u16; 128], counts: &[u32; CONTEXTS]) -> [u32; CONTEXTS];
 
+    /// What the `cells` at `at` say of a guess, a number each: its log odds, by how often they were seen; the last one is
+    /// [`ONE`](super::guess::ONE) instead. And the sum of those, each times its weight. A cell beyond the table is a bug of the caller, as for [`Kernel::gather`].
+    fn weigh(
+        self,
+        cells: &[u32],
+        at: &[u32; INPUTS],
+        weights: &[i32; INPUTS],
+    ) -> ([i32; INPUTS], i64);
+
+    /// The `cells` at `at`, which are different ones, learn whether the guess was right: [`updated`](super::history::updated) at the rate for its count.
+    /// Whether one of them changed.
+    fn learn(self, cells: &mut [u32], at: &[u32; INPUTS], y: u32, rates: &[u32; 256]) -> bool;
+
     /// Asks for the cache line of `at`, if the machine knows how.
     fn prefetch<T>(self, at: &T);
 }
@@ -45,6 +59,7 @@ pub(super) trait Kernel: Copy {
 mod tests {
     use super::super::mixer::INPUTS;
     use super::*;
+    use crate::codec::neural::guess;
 
     struct Noise(u64);
 
@@ -130,6 +145,25 @@ mod tests {
             }
             assert_eq!(k.gather(&table, &index), Scalar.gather(&table, &index));
             assert_eq!(k.rates(&rates, &counts), Scalar.rates(&rates, &counts));
+        }
+        let mut rates = [0; 256];
+        rates.iter_mut().for_each(|r| *r = noise.next() % 40961);
+        let mut cells: Vec<u32> = (0..999).map(|_| noise.next() << 10 | 1).collect();
+        let mut same = cells.clone();
+        for n in 0..20_000 {
+            // Different ones; in time some are sure, some lose their way.
+            let first = noise.next() % 100;
+            let at: [u32; guess::INPUTS] =
+                std::array::from_fn(|i| first + 120 * i as u32 + noise.next() % 20);
+            let weights = std::array::from_fn(|_| (noise.next() as i32 % (1 << 21)) - (1 << 20));
+            let weighed = k.weigh(&cells, &at, &weights);
+            assert_eq!(weighed, Scalar.weigh(&same, &at, &weights));
+            let y = u32::from(n < 10_000 || noise.next().is_multiple_of(3));
+            let before = cells.clone();
+            let changed = k.learn(&mut cells, &at, y, &rates);
+            assert_eq!(changed, cells != before);
+            assert_eq!(Scalar.learn(&mut same, &at, y, &rates), changed);
+            assert!(cells == same);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The definition of the kernels, for every machine.
 
 use super::super::contexts::CONTEXTS;
+use super::super::guess::{COUNT_LIMIT, INPUTS, ONE};
+use super::super::history;
 use super::super::mixer::{ROWS, Row, SETS, SUMS};
 use super::super::tables;
 use super::Kernel;
@@ -54,6 +56,39 @@ impl Kernel for Scalar {
     #[inline(always)]
     fn rates(self, table: &[u16; 128], counts: &[u32; CONTEXTS]) -> [u32; CONTEXTS] {
         counts.map(|n| u32::from(table[(n & 127) as usize]))
+    }
+
+    #[inline(always)]
+    fn weigh(
+        self,
+        cells: &[u32],
+        at: &[u32; INPUTS],
+        weights: &[i32; INPUTS],
+    ) -> ([i32; INPUTS], i64) {
+        let mut x = at.map(|at| {
+            let cell = cells[at as usize];
+            let confidence = (cell & 1023).min(30) as i32;
+            tables::odds(((cell >> 16) as i32).max(1)) * (102 + confidence * 5) >> 8
+        });
+        x[INPUTS - 1] = ONE;
+        let products = weights
+            .iter()
+            .zip(&x)
+            .map(|(&w, &x)| i64::from(w) * i64::from(x));
+        (x, products.sum())
+    }
+
+    #[inline(always)]
+    fn learn(self, cells: &mut [u32], at: &[u32; INPUTS], y: u32, rates: &[u32; 256]) -> bool {
+        let mut changed = false;
+        for &at in at {
+            let cell = &mut cells[at as usize];
+            let rate = rates[(*cell & COUNT_LIMIT) as usize];
+            let before = *cell;
+            *cell = history::updated(before, y, COUNT_LIMIT, rate);
+            changed |= *cell != before;
+        }
+        changed
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::super::contexts::CONTEXTS;
+use super::super::guess;
 use super::super::mixer::{INPUTS, ROWS, Row, SETS, SUMS};
 use super::super::tables::{LIMIT, SQUASH};
 use super::Kernel;
@@ -71,6 +72,85 @@ fn squash(x: &[i32; SUMS]) -> [i32; SUMS] {
 }
 
 const _: () = assert!(SQUASH.len() == 2 * LIMIT as usize + 2);
+
+/// The cells at `at`, clamped to the table, which is not empty.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight(cells: &[u32], at: &mut [u32; 8]) -> __m256i {
+    // SAFETY: load and store fill the array; every index lies within the table.
+    unsafe {
+        let last = _mm256_set1_epi32((cells.len() - 1) as i32);
+        let safe = _mm256_min_epu32(_mm256_loadu_si256(at.as_ptr().cast()), last);
+        _mm256_storeu_si256(at.as_mut_ptr().cast(), safe);
+        _mm256_i32gather_epi32::<4>(cells.as_ptr().cast(), safe)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weigh(cells: &[u32], at: &[u32; 8], weights: &[i32; 8]) -> ([i32; 8], i64) {
+    let cell = eight(cells, &mut at.clone());
+    // As `tables::odds`.
+    let p = _mm256_max_epi32(_mm256_srli_epi32::<16>(cell), _mm256_set1_epi32(1));
+    let bits = |p| _mm256_srai_epi32::<8>(_mm256_castps_si256(_mm256_cvtepi32_ps(p)));
+    let (yes, no) = (
+        bits(p),
+        bits(_mm256_sub_epi32(_mm256_set1_epi32(1 << 16), p)),
+    );
+    let odds = _mm256_mullo_epi32(_mm256_sub_epi32(yes, no), _mm256_set1_epi32(355));
+    let odds = _mm256_srai_epi32::<16>(odds);
+    let seen = _mm256_and_si256(cell, _mm256_set1_epi32(1023));
+    let seen = _mm256_min_epi32(seen, _mm256_set1_epi32(30));
+    let trust = _mm256_mullo_epi32(seen, _mm256_set1_epi32(5));
+    let trust = _mm256_add_epi32(trust, _mm256_set1_epi32(102));
+    let x = _mm256_srai_epi32::<8>(_mm256_mullo_epi32(odds, trust));
+    let x = _mm256_blend_epi32::<0x80>(x, _mm256_set1_epi32(guess::ONE));
+    let mut out = [0; 8];
+    // SAFETY: load and store fill the arrays.
+    let w = unsafe {
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
+        _mm256_loadu_si256(weights.as_ptr().cast())
+    };
+    let even = _mm256_mul_epi32(w, x);
+    let odd = _mm256_mul_epi32(_mm256_srli_epi64::<32>(w), _mm256_srli_epi64::<32>(x));
+    let sum = _mm256_add_epi64(even, odd);
+    let sum = _mm_add_epi64(
+        _mm256_castsi256_si128(sum),
+        _mm256_extracti128_si256::<1>(sum),
+    );
+    (out, _mm_cvtsi128_si64(sum) + _mm_extract_epi64::<1>(sum))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn learn(cells: &mut [u32], at: &[u32; 8], y: u32, rates: &[u32; 256]) -> bool {
+    let mut at = *at;
+    let cell = eight(cells, &mut at);
+    let count = _mm256_and_si256(cell, _mm256_set1_epi32(255));
+    // SAFETY: a count is at most 255.
+    let rate = unsafe { _mm256_i32gather_epi32::<4>(rates.as_ptr().cast(), count) };
+    // As `history::updated`.
+    let p = _mm256_srli_epi32::<10>(cell);
+    let target = _mm256_set1_epi32((y << 22) as i32 - y as i32);
+    let error = _mm256_srai_epi32::<7>(_mm256_sub_epi32(target, p));
+    let step = _mm256_srai_epi32::<9>(_mm256_mullo_epi32(error, rate));
+    let p = _mm256_slli_epi32::<10>(_mm256_add_epi32(p, step));
+    let n = _mm256_and_si256(cell, _mm256_set1_epi32(1023));
+    // -1 where there is room for one more.
+    let room = _mm256_cmpgt_epi32(_mm256_set1_epi32(guess::COUNT_LIMIT as i32), n);
+    let new = _mm256_or_si256(p, _mm256_sub_epi32(n, room));
+    let mut out = [0; 8];
+    // SAFETY: the store fills the array; every index lies within the table.
+    unsafe {
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), new);
+        for (&at, &cell) in at.iter().zip(&out) {
+            *cells.get_unchecked_mut(at as usize) = cell;
+        }
+    }
+    _mm256_movemask_epi8(_mm256_cmpeq_epi32(new, cell)) != -1
+}
+
+const _: () = assert!(guess::INPUTS == 8 && guess::COUNT_LIMIT == 255);
 
 impl Kernel for Avx2 {
     #[inline(always)]
@@ -142,6 +222,29 @@ impl Kernel for Avx2 {
     #[inline(always)]
     fn rates(self, table: &[u16; 128], counts: &[u32; CONTEXTS]) -> [u32; CONTEXTS] {
         super::Scalar.rates(table, counts)
+    }
+
+    #[inline(always)]
+    fn weigh(
+        self,
+        cells: &[u32],
+        at: &[u32; guess::INPUTS],
+        weights: &[i32; guess::INPUTS],
+    ) -> ([i32; guess::INPUTS], i64) {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { weigh(cells, at, weights) }
+    }
+
+    #[inline(always)]
+    fn learn(
+        self,
+        cells: &mut [u32],
+        at: &[u32; guess::INPUTS],
+        y: u32,
+        rates: &[u32; 256],
+    ) -> bool {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { learn(cells, at, y, rates) }
     }
 
     #[inline(always)]
@@ -235,6 +338,29 @@ impl Kernel for Avx512 {
             _mm512_storeu_si512(out.as_mut_ptr().cast(), r);
         }
         out
+    }
+
+    #[inline(always)]
+    fn weigh(
+        self,
+        cells: &[u32],
+        at: &[u32; guess::INPUTS],
+        weights: &[i32; guess::INPUTS],
+    ) -> ([i32; guess::INPUTS], i64) {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { weigh(cells, at, weights) }
+    }
+
+    #[inline(always)]
+    fn learn(
+        self,
+        cells: &mut [u32],
+        at: &[u32; guess::INPUTS],
+        y: u32,
+        rates: &[u32; 256],
+    ) -> bool {
+        // SAFETY: AVX2 was detected when `self` was made.
+        unsafe { learn(cells, at, y, rates) }
     }
 
     #[inline(always)]
