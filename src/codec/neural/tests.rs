@@ -529,6 +529,48 @@ fn golden_payloads_of_noise_stay() {
 
 const GOLDEN_NOISE: [u32; 3] = [3_304_228_107, 4_168_419_274, 2_478_014_515];
 
+/// Long runs of one byte, in which guesses end up changing nothing, and what breaks them: cold in one lane and in two, and from a state.
+fn golden_runs(byte: u8) -> [Vec<u8>; 3] {
+    let noise = |len, bits| -> Vec<u8> {
+        let mut x = 1u32;
+        let mut next = || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> (32 - bits)) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    };
+    let mut data = Vec::new();
+    for n in 0..9 {
+        let odd = |i| n % 3 == 2 && i % 5000 == 4999;
+        data.extend((0..4000 + 900 * n).map(|i| byte ^ u8::from(odd(i))));
+        data.extend(noise(40 * n, 4));
+    }
+    let two_lanes = [&data[..], &noise(60_000, 8), &data].concat();
+    let start = Start::then(None, &data[..20_000], None);
+    [
+        (&data[..], None),
+        (&two_lanes, None),
+        (&data[20_000..], Some(&start)),
+    ]
+    .map(|(data, start)| {
+        let payload = encode(data, None, start);
+        assert!(decode(&payload, data.len(), None, start).unwrap() == data);
+        payload
+    })
+}
+
+#[test]
+fn golden_payloads_of_runs_stay() {
+    for (byte, lanes, golden) in [
+        (0, [1, 2, 1], [223_536_932, 1_509_881_097, 2_276_807_364]),
+        (b'x', [1, 2, 1], [685_747_201, 3_078_504_182, 4_183_767_164]),
+    ] {
+        let payloads = golden_runs(byte);
+        assert_eq!(payloads.each_ref().map(|p| 1 + (p[1] >> 4)), lanes);
+        assert_eq!(payloads.map(|p| crc32c::crc32c(&p)), golden);
+    }
+}
+
 #[test]
 #[ignore = "prints the golden payloads"]
 fn print_golden_payloads() {
