@@ -93,9 +93,13 @@ fn directory(bytes: &mut [u8], start: u64, len: u64) {
         if at.0 >= end {
             return;
         }
-        if at.u8(bytes) == 255 {
+        let kind = at.u8(bytes);
+        if kind == 255 {
             at.0 += 16;
             continue;
+        }
+        if kind & 32 != 0 {
+            at.u8(bytes);
         }
         at.varint(bytes);
         let offset = at.offset(bytes, base);

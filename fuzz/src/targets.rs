@@ -42,6 +42,7 @@ pub fn segment(data: &[u8]) {
     };
     // What the cache of states may hold is a matter of its own.
     let library = Library::default().with_starts(StartCache::new(0));
+    library.models().add_loaded(&small_model());
     for found in segment.entries().take(ENTRIES) {
         let Ok((block, entry)) = found else { continue };
         if entry.decoded_len <= MOST && key_bytes(&segment, entry.start) <= MOST {

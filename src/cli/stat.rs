@@ -149,6 +149,8 @@ fn read_index(file: File, figures: &mut Figures) -> crate::segment::Result<()> {
         figures.started += u64::from(entry.start != 0);
         stored_blocks += 1;
     }
+    let of_states = segment.starts().models();
+    figures.models.extend(of_states.map(|id| id.to_string()));
     figures
         .primers
         .extend(segment.starts().entries().iter().filter_map(primer));

@@ -117,11 +117,11 @@ impl<'a> Means<'a> {
     /// if it were half of them.
     fn pays(&self, joint: usize, alone: usize) -> bool {
         let joint = joint as u64;
-        let least = match self.effort {
-            Effort::Usual => joint / 32,
-            Effort::Dense => joint / 256,
+        let part = match self.effort {
+            Effort::Usual => 32,
+            Effort::Dense => 256,
         };
-        let least = least.saturating_mul(1 + self.behind / 2);
+        let least = joint.saturating_mul(1 + self.behind / 2) / part;
         joint.saturating_add(least) < alone as u64
     }
 }

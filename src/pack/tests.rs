@@ -14,7 +14,9 @@ use crate::fs::{Fs, FsOptions};
 use crate::profiles;
 use crate::segment::{Segment, StartEntry};
 use crate::store::twins::BOTH;
-use crate::store::{Access, Archive, Cancel, primers, usage};
+use crate::store::{
+    Access, Archive, Cancel, Depth, StoreError, decode_entry, models, primers, repair, usage,
+};
 
 /// Bytes of one kind of noise: those of one kind have pieces in common, whatever their seed.
 fn alike(len: usize, kind: u64, seed: u64) -> Vec<u8> {
@@ -411,4 +413,27 @@ fn the_first_key_block_has_the_model_where_that_pays_for_all_blocks() {
     let archive = packed.archive();
     assert_eq!(usage::prune(&archive).unwrap(), []);
     assert_eq!(archive.models().stored().unwrap(), [model]);
+    drop(archive);
+
+    // Without it no block can be read, which is no damage.
+    for copy in BOTH {
+        let file = packed.dir.path().join(models::path_of(model, copy));
+        std::fs::remove_file(file).unwrap();
+    }
+    let archive = packed.archive();
+    let segment = Segment::open(Arc::new(std::fs::File::open(&path).unwrap())).unwrap();
+    for block in segment.entries() {
+        let (block, entry) = block.unwrap();
+        let read = decode_entry(&segment, block, &entry, archive.library());
+        match read {
+            Ok(_) => assert_eq!(block, 0, "it was written over"),
+            Err(StoreError::MissingModel(id)) => assert_eq!(id, model),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    for depth in [Depth::Checksums, Depth::Content] {
+        let file = Arc::new(std::fs::File::open(&path).unwrap());
+        let diagnosis = repair::diagnose(file, &path, archive.library(), depth, &|_| ());
+        assert!(matches!(diagnosis, Err(StoreError::MissingModel(_))));
+    }
 }

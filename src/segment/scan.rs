@@ -183,14 +183,14 @@ impl Tail {
         if raw.first() == Some(&0) {
             return Some(begin + 1);
         }
-        if !Starts::may_begin(raw) {
+        if !Starts::may_begin(raw, models) {
             return None;
         }
         if *left == 0 {
             return None;
         }
         let mut cursor = Cursor::new(raw);
-        let passed = Starts::skip(&mut cursor);
+        let passed = Starts::skip(&mut cursor, models);
         spend(left, (raw.len() - cursor.len()) as u64);
         passed.then(|| self.bytes.len() - cursor.len())
     }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::codec::{CodecId, Encoded, encode_fresh};
+use crate::codec::{CodecId, Encoded, ModelId, encode_fresh};
 use crate::segment::{MemStorage, SealedWriter, Segment};
 
 /// A sealed segment with so many blocks, every `apart`-th of all; their content depends on `seed`.
@@ -124,8 +124,13 @@ fn an_index_with_many_start_states_is_found() {
     let mut state = 0;
     for n in 0..STATES {
         let data = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        let entry = writer.push(n, &encode_fresh(&data)).unwrap();
-        let parent = if n % 16 == 0 { 0 } else { state };
+        let first = n % 16 == 0;
+        let block = Encoded {
+            model: first.then_some(ModelId([7; 16])),
+            ..encode_fresh(&data)
+        };
+        let entry = writer.push(n, &block).unwrap();
+        let parent = if first { 0 } else { state };
         state = writer.add_start(parent, &entry).unwrap();
     }
     let last = Encoded {

@@ -147,6 +147,11 @@ impl Starts {
         payloads(&self.entries)
     }
 
+    /// The models that states need.
+    pub fn models(&self) -> impl Iterator<Item = ModelId> {
+        self.payloads().filter_map(|payload| payload.model)
+    }
+
     /// Whether the range is a payload of the table.
     pub(super) fn keeps(&self, range: &Range<u64>) -> bool {
         self.kept.get(&range.start) == Some(&range.end)
@@ -165,6 +170,7 @@ impl Starts {
                 StartEntry::Block { parent, payload: e } => {
                     let from_parent = if e.start == 0 { 0 } else { FROM_PARENT };
                     let model = e.model.and_then(|id| models.iter().position(|m| *m == id));
+                    debug_assert_eq!(model.is_some(), e.model.is_some());
                     let with_model = if model.is_some() { WITH_MODEL } else { 0 };
                     out.push(e.codec as u8 | from_parent | with_model);
                     out.extend(model.map(|at| (at + 1) as u8));
@@ -180,17 +186,22 @@ impl Starts {
         }
     }
 
-    /// Whether a table with states may begin like this; a quick look.
-    pub(super) fn may_begin(raw: &[u8]) -> bool {
+    /// Whether a table with states may begin like this where so many models are named; a quick look.
+    pub(super) fn may_begin(raw: &[u8], models: usize) -> bool {
         let mut at = Cursor::new(raw);
         let count = at.varint().filter(|&n| n <= MAX_STARTS as u64);
         let kind = count.and_then(|_| at.u8());
-        kind.is_some_and(|k| k == PRIMER || CodecId::from_u8(k & !FLAGS).is_some())
+        let mut has_model = || at.u8().is_some_and(|k| is_one_of(k, models));
+        kind.is_some_and(|k| match k & FLAGS {
+            _ if k == PRIMER => true,
+            WITH_MODEL => CodecId::from_u8(k & !FLAGS).is_some() && has_model(),
+            _ => CodecId::from_u8(k & !FROM_PARENT).is_some(),
+        })
     }
 
     /// Whether bytes like those of a table come next, which are then passed; they may still say what is impossible for a block size. Much less
     /// work than [`Starts::decode`]. In the midst of a table it soon ends: what comes there is made of more states than were passed.
-    pub(super) fn skip(at: &mut Cursor<'_>) -> bool {
+    pub(super) fn skip(at: &mut Cursor<'_>, models: usize) -> bool {
         let mut next_offset = 0u64;
         let mut pass = || {
             for before in 0..count(at)? {
@@ -198,6 +209,9 @@ impl Starts {
                     continue;
                 };
                 if u64::from(block.parent) > before || block.codec == CodecId::Lost {
+                    return Err(FAR);
+                }
+                if block.model != 0 && (block.parent != 0 || !is_one_of(block.model, models)) {
                     return Err(FAR);
                 }
                 let offset = next_offset.checked_add_signed(block.delta).ok_or(FAR)?;
@@ -254,6 +268,11 @@ impl Starts {
 
 const SHORT: &str = "it ends inside a start state";
 const FAR: &str = "payload offset out of range";
+
+/// Whether `number` is that of one of so many models.
+fn is_one_of(number: u8, models: usize) -> bool {
+    (1..=models).contains(&usize::from(number))
+}
 
 /// How many records a table has.
 fn count(at: &mut Cursor<'_>) -> Result<u64, &'static str> {
@@ -463,7 +482,10 @@ mod tests {
         let raw = encode(entries.clone());
         assert_eq!(decode(&raw).unwrap().entries(), entries);
         let mut passed = Cursor::new(&raw);
-        assert!(Starts::skip(&mut passed) && passed.is_empty());
+        assert!(Starts::skip(&mut passed, MODELS.len()) && passed.is_empty());
+        assert!(!Starts::skip(&mut Cursor::new(&raw), 1));
+        let taught = encode(entries[5..6].to_vec());
+        assert!(Starts::may_begin(&taught, 2) && !Starts::may_begin(&taught, 1));
         for len in 0..raw.len() {
             assert!(decode(&raw[..len]).is_err(), "cut to {len}");
         }

@@ -63,7 +63,8 @@ pub fn decode_payload(
     };
     let data = decode_from(start.as_deref(), block, entry, payload, library)?;
     if let Some(number) = starts.made_by(entry) {
-        // This thread's codec is in just the state that the next blocks start from.
+        // The next blocks start from this state, which this thread's codec is in, unless a model was at work: then it is made while the bytes
+        // are at hand, because they are dear.
         let key = Key::Segment {
             table: starts.id(),
             number,

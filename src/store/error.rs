@@ -204,7 +204,10 @@ impl StoreError {
     pub(super) fn of_start(self, block: u64) -> StoreError {
         match self {
             // Clear enough, and no fault of the block.
-            StoreError::MissingPrimer(_) | StoreError::BadPrimer { .. } => self,
+            StoreError::MissingPrimer(_)
+            | StoreError::BadPrimer { .. }
+            | StoreError::MissingModel(_)
+            | StoreError::BadModel { .. } => self,
             other => StoreError::Start {
                 block,
                 source: Box::new(other),

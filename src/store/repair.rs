@@ -195,13 +195,10 @@ impl Patient {
     }
 }
 
-/// All models and primers that blocks need are there and good.
+/// All models and primers that blocks and start states need are there and good.
 fn check_needs(segment: &Segment, library: &Library) -> Result<(), StoreError> {
-    let models: BTreeSet<_> = segment
-        .entries()
-        .flatten()
-        .filter_map(|(_, e)| e.model)
-        .collect();
+    let blocks = segment.entries().flatten().filter_map(|(_, e)| e.model);
+    let models: BTreeSet<_> = blocks.chain(segment.starts().models()).collect();
     for id in models {
         library.models().get(id)?;
     }

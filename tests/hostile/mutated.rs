@@ -144,6 +144,7 @@ fn write_kept_inputs() {
         ("segment", "text", archive("text.csv")),
         ("segment", "written", archive("written.csv")),
         ("segment", "model", archive("model.log")),
+        ("segment", "taught", archive("taught.csv")),
         ("segment", "primed", archive("primed.csv")),
         ("segment", "holes", archive("holes.bin")),
         ("payload", "raw", payload(0, 20, &lines[..20])),

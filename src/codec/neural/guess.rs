@@ -240,7 +240,10 @@ impl Guesses {
             return;
         }
         let y = u32::from(right);
-        if !(guess.again && right) {
+        // One that was coded as wrong, and is right after all, is no encoder's; meanwhile another lane may have learnt.
+        let plainly = right && !guess.wrong;
+        debug_assert!(!guess.again || guess.p >= SURE);
+        if !(guess.again && plainly) {
             let cells_changed = k.learn(&mut self.cells, &guess.cells, y, &RATE);
             let error = (y << 16) as i32 - guess.p;
             let mut steps = 0;
@@ -251,7 +254,7 @@ impl Guesses {
             }
             if cells_changed || steps != 0 {
                 self.changes += 1;
-            } else if right {
+            } else if plainly {
                 self.settled[l] = (*guess, self.changes);
             }
         }

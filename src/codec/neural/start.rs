@@ -34,7 +34,7 @@ impl fmt::Debug for Start {
 
 impl Start {
     /// The state after `before`, if any, and then `data`, whose neural payload is `payload` if it has one. Free of work if this thread
-    /// has just coded it from `before`.
+    /// has just coded it from `before` without a network.
     ///
     /// Plan, grid and lanes are what the payload says; of a plan from a state that is only where its
     /// records begin. Without a payload the plan is found in the bytes, which is part of the format then: another way of finding it makes

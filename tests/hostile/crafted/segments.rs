@@ -363,8 +363,8 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
     let mut writer = SealedWriter::new(storage.clone(), block as u32).expect("a writer");
     let (mut before, mut state, mut last) = (None::<Start>, 0, None);
     for (number, data) in (0..blocks).zip(lines.chunks(block)) {
-        // No start state may need a model.
-        let model = model.filter(|_| number + 1 == blocks);
+        // Of start states only the first may need a model.
+        let model = model.filter(|_| number == 0 || number + 1 == blocks);
         let dear = Encoded {
             codec: CodecId::Neural,
             model: model.map(|m| ModelId(m.id())),

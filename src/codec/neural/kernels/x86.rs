@@ -73,10 +73,11 @@ fn squash(x: &[i32; SUMS]) -> [i32; SUMS] {
 
 const _: () = assert!(SQUASH.len() == 2 * LIMIT as usize + 2);
 
-/// The cells at `at`, clamped to the table, which is not empty.
+/// The cells at `at`, clamped to the table.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn eight(cells: &[u32], at: &mut [u32; 8]) -> __m256i {
+    assert!(!cells.is_empty());
     // SAFETY: load and store fill the array; every index lies within the table.
     unsafe {
         let last = _mm256_set1_epi32((cells.len() - 1) as i32);
