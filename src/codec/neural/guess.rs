@@ -64,14 +64,23 @@ pub(super) struct Guess {
     pub(super) p: i32,
     /// It was coded by itself, and wrong.
     pub(super) wrong: bool,
-    /// It is that of the lane's byte before, and being right again changes nothing.
+    /// It is the lane's last one once more, and being right again changes nothing.
     again: bool,
-    /// What it is about: the cells follow from that.
+    row: u32,
+    column: u32,
+}
+
+/// What a lane's last guess was mixed from.
+#[derive(Clone, Copy, Default)]
+struct Evidence {
+    /// What it was about: the cells follow from that.
     values: [u64; TABLES],
     cells: [u32; INPUTS],
     x: [i32; INPUTS],
     row: u32,
-    column: u32,
+    p: i32,
+    /// How often cells or weights had changed when being right changed nothing any more; 0: that was not so.
+    settled: u64,
 }
 
 impl Guess {
@@ -97,8 +106,7 @@ pub(super) struct Guesses {
     columns: Vec<u8>,
     /// How often cells or weights changed.
     changes: u64,
-    /// Of each lane the last guess whose being right changed nothing, and `changes` at that time.
-    settled: [(Guess, u64); PAIR],
+    last: [Evidence; PAIR],
 }
 
 impl Guesses {
@@ -108,7 +116,7 @@ impl Guesses {
             weights: Vec::new(),
             columns: Vec::new(),
             changes: 0,
-            settled: Default::default(),
+            last: Default::default(),
         }
     }
 
@@ -138,7 +146,7 @@ impl Guesses {
 
     /// What comes next in `lane`, without its probability, which [`Guesses::weigh`] finds.
     #[inline(always)]
-    pub(super) fn make(&self, lane: &Lane, l: usize, block: &[u8], plan: &Plan) -> Guess {
+    pub(super) fn make(&mut self, lane: &Lane, l: usize, block: &[u8], plan: &Plan) -> Guess {
         let pos = lane.start + lane.t;
         let at = |q: u32| (q != NONE).then(|| block[q as usize]);
         let (matched, aligned) = (at(lane.matched), at(lane.aligned));
@@ -183,51 +191,52 @@ impl Guesses {
             u64::from(lane.word) | (lane.past & 255) << 32 | e << 40,
         ];
         let row = s as u32 * 32 + reliability;
-        let (settled, changes) = &self.settled[l];
-        if *changes == self.changes && settled.row == row && settled.values == values {
-            // The byte and its column are among the values.
-            return Guess {
-                again: true,
-                ..*settled
-            };
+        let last = &mut self.last[l];
+        let again = last.settled == self.changes && last.row == row && last.values == values;
+        if !again {
+            last.values = values;
+            last.row = row;
+            last.settled = 0;
+            for (i, (cell, &value)) in last.cells.iter_mut().zip(&values).enumerate() {
+                *cell = place(i, value);
+            }
+            last.cells[TABLES] = NO_CELL;
         }
-        let mut guess = Guess {
+        Guess {
             byte: u32::from(byte) | 256,
+            p: last.p,
+            wrong: false,
+            again,
             row,
             column: column as u32,
-            values,
-            cells: [NO_CELL; INPUTS],
-            ..Guess::default()
-        };
-        for (i, (cell, &value)) in guess.cells.iter_mut().zip(&values).enumerate() {
-            *cell = place(i, value);
         }
-        guess
     }
 
-    /// Asks for what [`Guesses::weigh`] will look up.
+    /// Asks for what [`Guesses::weigh`] will look up about lane number `l`.
     #[inline(always)]
-    pub(super) fn prefetch<K: Kernel>(&self, k: K, guess: &Guess) {
-        for &at in &guess.cells {
+    pub(super) fn prefetch<K: Kernel>(&self, k: K, l: usize) {
+        for &at in &self.last[l].cells {
             if let Some(cell) = self.cells.get(at as usize) {
                 k.prefetch(cell);
             }
         }
     }
 
-    /// Finds the probability of `guess`, if there is one.
+    /// Finds the probability of `guess`, just made for lane number `l`, if there is one.
     #[inline(always)]
-    pub(super) fn weigh<K: Kernel>(&self, k: K, guess: &mut Guess) {
+    pub(super) fn weigh<K: Kernel>(&mut self, k: K, l: usize, guess: &mut Guess) {
         if guess.byte == 0 || guess.again {
             return;
         }
+        let last = &mut self.last[l];
         let weights = &self.weights[guess.row as usize];
-        let (x, dot) = k.weigh(&self.cells, &guess.cells, weights);
-        guess.x = x;
-        guess.p = squash((dot >> 16) as i32).clamp(16, 65535);
+        let (x, dot) = k.weigh(&self.cells, &last.cells, weights);
+        last.x = x;
+        last.p = squash((dot >> 16) as i32).clamp(16, 65535);
+        guess.p = last.p;
     }
 
-    /// Learns whether `guess` of lane number `l`, if there was one, was right.
+    /// Learns whether `guess` of lane number `l`, its last one, if there was one, was right.
     #[inline(always)]
     pub(super) fn learn<K: Kernel>(
         &mut self,
@@ -244,19 +253,18 @@ impl Guesses {
         let plainly = right && !guess.wrong;
         debug_assert!(!guess.again || guess.p >= SURE);
         if !(guess.again && plainly) {
-            let cells_changed = k.learn(&mut self.cells, &guess.cells, y, &RATE);
+            let last = &mut self.last[l];
+            let cells_changed = k.learn(&mut self.cells, &last.cells, y, &RATE);
             let error = (y << 16) as i32 - guess.p;
             let mut steps = 0;
-            for (w, &x) in self.weights[guess.row as usize].iter_mut().zip(&guess.x) {
+            for (w, &x) in self.weights[guess.row as usize].iter_mut().zip(&last.x) {
                 let step = (x * error + (1 << (RATE_SHIFT - 1))) >> RATE_SHIFT;
                 *w = (*w + step).clamp(-(1 << 20), 1 << 20);
                 steps |= step;
             }
-            if cells_changed || steps != 0 {
-                self.changes += 1;
-            } else if plainly {
-                self.settled[l] = (*guess, self.changes);
-            }
+            let changed = cells_changed || steps != 0;
+            self.changes += u64::from(changed);
+            last.settled = if plainly && !changed { self.changes } else { 0 };
         }
         lane.outcomes = lane.outcomes << 1 | y;
         let outcomes = &mut self.columns[guess.column as usize];

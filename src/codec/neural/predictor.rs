@@ -164,10 +164,10 @@ impl Predictor {
     pub(super) fn guess<K: Kernel>(&mut self, k: K, block: &[u8], l: usize, open: bool) -> Guess {
         let mut guess = self.guesses.make(&self.lanes[l], l, block, &self.plan);
         if open {
-            self.guesses.prefetch(k, &guess);
+            self.guesses.prefetch(k, l);
             self.make_ready(k, block, l);
         }
-        self.guesses.weigh(k, &mut guess);
+        self.guesses.weigh(k, l, &mut guess);
         guess
     }
 
