@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Memory for decoded blocks
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     cache_size: u64,
-    /// Memory of the daemon in all, caches and all else, 256M at least; the caches give way
+    /// Memory of the daemon in all, caches and all else, 320M at least; the caches give way
     #[arg(long, value_name = "SIZE", value_parser = parse_memory_limit)]
     memory_limit: Option<u64>,
     /// Directory to keep decoded blocks in, so that what is read often stays fast after a remount; it may be deleted at any time
@@ -155,7 +155,7 @@ pub(super) fn parse_memory_limit(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if size < LEAST_MEMORY {
         return Err(format!(
-            "`{text}` is too little: the daemon needs 256M at least"
+            "`{text}` is too little: the daemon needs 320M at least"
         ));
     }
     Ok(size)

@@ -294,7 +294,10 @@ fn with_model(
     if data.len() > 2 * PROBE {
         let probe = &data[..PROBE];
         let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
-        let alone = neural::code(probe, None, start, Effort::Dense).size();
+        let alone = match means.effort {
+            Effort::Usual => neural::one_lane_len(probe, start),
+            Effort::Dense => neural::code(probe, None, start, means.effort).size(),
+        };
         if !means.pays(joint, alone) {
             return None;
         }
@@ -304,7 +307,7 @@ fn with_model(
         return None;
     }
     let alone = match means.effort {
-        Effort::Usual => alone.min(neural::code(data, None, start, Effort::Dense).size()),
+        Effort::Usual => alone.min(neural::one_lane_len(data, start)),
         // It has one lane.
         Effort::Dense => alone,
     };

@@ -164,7 +164,7 @@ fn limits_that_cannot_be_held_are_refused() {
         assert_eq!(said.status.code(), Some(1), "{said:?}");
         String::from_utf8_lossy(&said.stderr).into_owned()
     };
-    assert!(refused(&["--memory-limit", "10M"]).contains("256M"));
+    assert!(refused(&["--memory-limit", "10M"]).contains("320M"));
     refused(&["--disk-cache-size", "1G"]);
     let inside = archive.backing().join("cache");
     let said = refused(&["--disk-cache", inside.to_str().unwrap()]);

@@ -41,9 +41,15 @@ pub(super) struct Near {
     pub(super) previous: u8,
 }
 
+/// `x - y` modulo 256.
+#[inline(always)]
+pub(super) fn delta(x: u64, y: u64) -> u64 {
+    x.wrapping_sub(y) & 0xff
+}
+
 /// Hash of a context's value.
 #[inline(always)]
-fn hash(c: usize, value: u64) -> u32 {
+pub(super) fn hash(c: usize, value: u64) -> u32 {
     let x = value
         .wrapping_add(c as u64 + 1)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -85,7 +91,6 @@ pub(super) fn contexts(
         }
     }
     let ok = u64::from(trust > 0);
-    let delta = |x: u64, y: u64| x.wrapping_sub(y) & 0xff;
 
     let mut near = Near {
         trust: trust as u8,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0    bits 7..4 version (1), bit 3: floats on a grid, bit 2: coded from a start state, bit 1: text contexts, bit 0: with the block's network
-//! byte 1    bits 7..4 lanes - 1, bit 3: columns, bits 2..0 upper bits of the stride
+//! byte 1    bit 7: wide, bits 6..4 lanes - 1, bit 3: columns, bits 2..0 upper bits of the stride
 //! byte 2    lower bits of the stride
 //! then      only with columns, or from a start state and with a stride: where records begin, 2 bytes little-endian, below the stride
 //! then      only with columns: their number, and a byte for each, in order and not overlapping: bit 7 most significant byte first,
@@ -40,7 +40,9 @@ pub(super) fn write(
     let gridded = u8::from(grid.is_some());
     out.push(VERSION << 4 | gridded << 3 | u8::from(started) << 2 | text << 1 | u8::from(net));
     let columns = !started && !plan.layout.is_empty();
-    out.push((plan.lanes as u8 - 1) << 4 | u8::from(columns) << 3 | (plan.stride >> 8) as u8);
+    let lanes = plan.lanes as u8 - 1;
+    let wide = u8::from(plan.wide);
+    out.push(wide << 7 | lanes << 4 | u8::from(columns) << 3 | (plan.stride >> 8) as u8);
     out.push(plan.stride as u8);
     if columns || started && plan.stride > 0 {
         out.extend_from_slice(&(plan.phase as u16).to_le_bytes());
@@ -61,7 +63,8 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
     if flags >> 4 != VERSION {
         return Err(NeuralError::Version(flags >> 4));
     }
-    let lanes = usize::from(shape >> 4) + 1;
+    let wide = shape >> 7 != 0;
+    let lanes = usize::from(shape >> 4 & 7) + 1;
     let stride = usize::from(shape & 7) << 8 | usize::from(*low);
     let started = flags & 4 != 0;
     let columns = shape & 8 != 0;
@@ -87,7 +90,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
     let alone = grid.as_ref().is_some_and(grid::Header::is_known) && !started;
     let odd = alone || columns && started;
     let len = grid.as_ref().map_or(len, |g| g.coded);
-    let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net);
+    let lanes_fit = lanes <= len.max(1) && lanes <= max_lanes(net || wide);
     if odd || stride > MAX_STRIDE || phase > stride.saturating_sub(1) || !lanes_fit {
         return Err(NeuralError::Plan);
     }
@@ -99,6 +102,7 @@ pub(super) fn read(payload: &[u8], len: usize) -> Result<Header<'_>, NeuralError
     let plan = Plan {
         lanes,
         kind,
+        wide,
         stride,
         phase,
         layout,

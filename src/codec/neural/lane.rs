@@ -40,6 +40,7 @@ pub(super) struct Lane {
     pub(super) field_before: u32,
     fields: [u32; FIELDS],
     fields_above: [u32; FIELDS],
+    second_fields_above: [u32; FIELDS],
     /// Followed position of the longest recent match and its length.
     pub(super) matched: u32,
     pub(super) match_len: u32,
@@ -69,6 +70,7 @@ impl Lane {
             field_before: 0,
             fields: [NONE; FIELDS],
             fields_above: [NONE; FIELDS],
+            second_fields_above: [NONE; FIELDS],
             matched: NONE,
             match_len: 0,
             aligned: NONE,
@@ -103,6 +105,17 @@ impl Lane {
         Some(at.min(last.saturating_sub(1)))
     }
 
+    /// Position of the same place in the same field two lines above, which it may lie behind.
+    #[inline(always)]
+    pub(super) fn second_field_above(&self, pos: usize) -> Option<usize> {
+        let above = self.second_fields_above[self.field.min(FIELDS - 1)];
+        if above == NONE {
+            return None;
+        }
+        let at = above as usize + (pos - self.field_start);
+        (at < pos).then_some(at)
+    }
+
     /// How far to trust a match of its length, as a number below 28.
     #[inline(always)]
     pub(super) fn match_level(&self) -> u32 {
@@ -122,6 +135,7 @@ impl Lane {
     fn line_ends(&mut self, next: usize) {
         self.line_above = self.line;
         self.line = next;
+        self.second_fields_above = self.fields_above;
         self.fields_above = self.fields;
         self.fields = [NONE; FIELDS];
         self.field = 0;

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::code;
 use super::contexts::CONTEXTS;
 use super::history::HISTORIES;
-use super::initial::{MATCHES, SIZE, UNIT};
+use super::initial::{LEARNT, MATCHES, SECOND, SIZE, UNIT};
 use super::mixer::INPUTS;
 use super::plan::Kind;
 use super::tables::stretch;
@@ -58,14 +58,26 @@ thread_local! {
 #[test]
 #[ignore = "writes initial.bin from ../shared/corpus/train"]
 fn learn_initial_state() {
+    learn(0, Effort::Usual);
+}
+
+#[test]
+#[ignore = "writes initial.bin from ../shared/corpus/train"]
+fn learn_second_bank() {
+    learn(1, Effort::Dense);
+}
+
+/// Learns the initial state of a bank, as blocks of this effort leave it, and writes it in its place.
+fn learn(bank: usize, effort: Effort) {
     let corpus =
         Path::new(option_env!("VORTEX_CORPUS").unwrap_or("../shared/corpus")).join("train");
     let mut paths = Vec::new();
     files(&corpus, &mut paths);
+    let others = [MATCHES + GUESS_CELLS, 0][bank];
     let empty = Sums {
         weights: [0; INPUTS],
         blocks: 0,
-        cells: vec![(0, 0); MATCHES + GUESS_CELLS + CONTEXTS * HISTORIES],
+        cells: vec![(0, 0); others + CONTEXTS * HISTORIES],
     };
     let mut sums = [empty.clone(), empty];
     ONE_ROW.set(true);
@@ -76,12 +88,12 @@ fn learn_initial_state() {
         if block.len() < 4096 {
             continue;
         }
-        let coded = code(block, None, None, Effort::Usual);
+        let coded = code(block, None, None, effort);
         let ratio = coded.size() as f64 / block.len() as f64;
         println!("{} {ratio:.4}", path.display());
         let p = &coded.predictor.as_ref().expect("held").predictor;
         let sums = &mut sums[usize::from(p.kind() == Kind::Text)];
-        let (weights, cells) = p.learnt();
+        let (weights, cells) = p.learnt(bank);
         sums.weights
             .iter_mut()
             .zip(weights)
@@ -103,21 +115,23 @@ fn learn_initial_state() {
             let p = if n >= 20 {
                 (p / n) as u32
             } else {
-                super::learn::guess(i)
+                guess(i, others)
             };
             out.push((stretch(p) / UNIT) as i8 as u8);
         }
     }
-    assert_eq!(out.len(), 2 * SIZE);
-    std::fs::write(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("initial.bin"),
-        out,
-    )
-    .expect("written");
+    let [at, size] = [[0, 2 * SIZE], [2 * SIZE, 2 * SECOND]][bank];
+    assert_eq!(out.len(), size);
+    let mut file = LEARNT.to_vec();
+    file[at..at + size].copy_from_slice(&out);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("initial.bin");
+    std::fs::write(path, file).expect("written");
 }
 
-/// For cells that never came: matches hold, histories go on.
-fn guess(i: usize) -> u32 {
-    i.checked_sub(MATCHES)
-        .map_or(60_000, |i| super::history::start()[i % HISTORIES] >> 16)
+/// For cells that never came: matches hold (the first `others` cells), histories go on.
+fn guess(i: usize, others: usize) -> u32 {
+    match i.checked_sub(others) {
+        Some(i) => super::history::start()[i % HISTORIES] >> 16,
+        None => 60_000,
+    }
 }

@@ -1,4 +1,5 @@
-//! The online logistic mixer: several weight sets chosen by small contexts, and a second layer over them.
+//! The online logistic mixer: several weight sets chosen by small contexts, and a second layer over them, each for one bank of contexts. The
+//! second layers' sums are added: over two banks they are one layer.
 //!
 //! Inputs are log odds in 1/256 as i16; weights are i16 with 1.0 = 2^14. A dot product is the exact sum, so its value
 //! does not depend on the order of summation; an update rounds each weight once (`train`).
@@ -24,17 +25,55 @@ const NET_WEIGHT: i16 = 5000;
 
 /// Rows of each weight set: what selects them has at most 8 bits.
 pub(super) const ROWS: usize = 256;
-/// Rows of each of the second layer's two weight sets.
-pub(super) const FINAL_ROWS: [usize; 2] = [256, 2048];
+/// Weight sets of the second layer; the last one only where there are two banks.
+pub(super) const FINALS: usize = 3;
+/// How many of them `banks` banks have.
+pub(super) const fn final_sets(banks: usize) -> usize {
+    1 + banks
+}
 
-/// One lane's inputs and what the layers made of them.
+/// First row of each.
+pub(super) const FINAL_AT: [u32; FINALS] = [0, 256, 256 + 2048];
+/// Rows of the first two, and of all.
+const FINAL_ROWS: [usize; 2] = [256 + 2048, 256 + 2048 + 2048];
+/// What the sums of a bank weigh at first, together: alone, and each of two.
+pub(super) const ALONE: i32 = 65536;
+pub(super) const OF_TWO: [i32; 2] = [45875, 19661];
+
+/// The second layer of all banks: its rows, and its log odds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Finals {
+    pub(super) rows: [u32; FINALS],
+    z: [i32; FINALS],
+}
+
+impl Finals {
+    /// Log odds of what `banks` banks say, whose mixers added up to `sums`.
+    #[inline(always)]
+    pub(super) fn mix(&mut self, sums: [i32; FINALS], banks: usize) -> i32 {
+        self.z = sums.map(|sum| (sum >> 12).clamp(-LIMIT, LIMIT));
+        let [first, second, third] = self.z;
+        if banks > 1 {
+            (first + second + third) / 3
+        } else {
+            (first + second) >> 1
+        }
+    }
+
+    /// How wrong each log odds were about bit `y`, times the learning rate in units of 2^-16.
+    #[inline(always)]
+    fn errors(&self, y: u32, rate: i32) -> [i32; FINALS] {
+        let target = (y as i32) << 16;
+        self.z.map(|z| ((target - squash(z)) * rate) >> 10)
+    }
+}
+
+/// One lane's inputs and what the first layer made of them.
 #[derive(Clone)]
 pub(super) struct Mix {
     pub(super) x: Row,
     rows: [u8; SETS],
-    pub(super) finals: [u32; 2],
     q: [i32; SUMS],
-    z: [i32; 2],
 }
 
 impl Mix {
@@ -42,9 +81,7 @@ impl Mix {
         Mix {
             x: Row([0; INPUTS]),
             rows: [0; SETS],
-            finals: [0; 2],
             q: [0; SUMS],
-            z: [0; 2],
         }
     }
 }
@@ -56,15 +93,9 @@ impl Mix {
         debug_assert!(rows.iter().all(|&row| row < ROWS as u32));
         self.rows = rows.map(|row| row as u8);
     }
-
-    /// Log odds of the next bit, after [`Mixer::predict`].
-    #[inline(always)]
-    pub(super) fn odds(&self) -> i32 {
-        (self.z[0] + self.z[1]) >> 1
-    }
 }
 
-/// All weights of a block.
+/// The weights of a bank.
 pub(super) struct Mixer {
     /// [`SETS`] sets of rows.
     weights: Vec<[Row; ROWS]>,
@@ -79,14 +110,20 @@ impl Mixer {
         }
     }
 
-    pub(super) fn reset(&mut self, init: &[i16; INPUTS]) {
+    /// First weights: `init` in every row, and `share` of the second layer.
+    pub(super) fn reset(&mut self, init: &[i16; INPUTS], share: i32, banks: usize) {
         self.weights.clear();
         let mut init = *init;
         init[NET] = NET_WEIGHT;
         self.weights.resize(SETS, [Row(init); ROWS]);
         self.finals.clear();
-        self.finals
-            .resize(FINAL_ROWS.iter().sum(), [65536 / SETS as i32; SUMS]);
+        self.expand(share, banks);
+    }
+
+    /// Makes room for the second layer over so many banks: new rows give the sums `share`.
+    pub(super) fn expand(&mut self, share: i32, banks: usize) {
+        let rows = FINAL_ROWS[banks - 1];
+        self.finals.resize(rows, [share / SETS as i32; SUMS]);
     }
 
     pub(super) fn copy_from(&mut self, other: &Self) {
@@ -104,32 +141,44 @@ impl Mixer {
         &self.weights[0][0].0
     }
 
-    /// Mixes the inputs.
+    /// Mixes the inputs, and adds to the `sums` of the second layer of `finals` sets.
     #[inline(always)]
-    pub(super) fn predict<K: Kernel>(&self, k: K, m: &mut Mix) {
+    pub(super) fn predict<K: Kernel>(
+        &self,
+        k: K,
+        m: &mut Mix,
+        finals: &Finals,
+        sums: &mut [i32; FINALS],
+        sets: usize,
+    ) {
         let Some(weights) = self.weights.first_chunk() else {
             return;
         };
-        let sums = k.dots(weights, &m.rows, &m.x);
+        let dots = k.dots(weights, &m.rows, &m.x);
         for s in 0..SUMS {
-            m.q[s] = (sums[s] >> 6).clamp(-LIMIT, LIMIT);
+            m.q[s] = (dots[s] >> 6).clamp(-LIMIT, LIMIT);
         }
-        for (z, &row) in m.z.iter_mut().zip(&m.finals) {
+        for (sum, &row) in sums.iter_mut().zip(&finals.rows).take(sets) {
             let w = &self.finals[row as usize];
-            let mut sum = 0;
             for s in 0..SUMS {
-                sum += (w[s] * m.q[s]) >> 4;
+                *sum += (w[s] * m.q[s]) >> 4;
             }
-            *z = (sum >> 12).clamp(-LIMIT, LIMIT);
         }
     }
 
     /// Learns bit `y`; `rate` and `final_rate` are learning rates in units of 2^-16.
     #[inline(always)]
-    pub(super) fn update<K: Kernel>(&mut self, k: K, m: &Mix, y: u32, rate: i32, final_rate: i32) {
-        let target = (y as i32) << 16;
-        for (&z, &row) in m.z.iter().zip(&m.finals) {
-            let e = ((target - squash(z)) * final_rate) >> 10;
+    pub(super) fn update<K: Kernel>(
+        &mut self,
+        k: K,
+        m: &Mix,
+        finals: &Finals,
+        y: u32,
+        (rate, final_rate): (i32, i32),
+        sets: usize,
+    ) {
+        let errors = finals.errors(y, final_rate);
+        for (e, &row) in errors.into_iter().zip(&finals.rows).take(sets) {
             // A copy, so that all weights of the row change at once.
             let mut w = self.finals[row as usize];
             for s in 0..SUMS {
@@ -138,6 +187,7 @@ impl Mixer {
             }
             self.finals[row as usize] = w;
         }
+        let target = (y as i32) << 16;
         let mut e = k.squash(&m.q);
         for e in &mut e {
             *e = (((target - *e) * rate) >> 11).clamp(-32767, 32767);

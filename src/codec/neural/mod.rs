@@ -5,6 +5,7 @@
 //! damaged payload are the caller's checksum to find. Layout: docs/CODEC.md.
 
 mod apm;
+mod bank;
 mod coder;
 mod contexts;
 mod direct;
@@ -26,6 +27,7 @@ mod scratch;
 mod slots;
 mod start;
 mod tables;
+mod wide;
 mod work;
 
 #[cfg(test)]
@@ -110,15 +112,30 @@ pub fn encode(data: &[u8], net: Option<&mut dyn Net>, start: Option<&Start>) -> 
     code(data, net, start, Effort::Usual).into_payload()
 }
 
-/// Encodes `data`, cold or from a start state, with a network or without.
+/// Bytes of a payload of `data` that has one lane, as with a network, and one bank of contexts unless its start state has two.
+pub fn one_lane_len(data: &[u8], start: Option<&Start>) -> usize {
+    code_as(data, None, start, (Effort::Dense, false)).size()
+}
+
+/// Encodes `data`, cold or from a start state, with a network or without; dense payloads are wide.
+pub fn code(
+    data: &[u8],
+    net: Option<&mut dyn Net>,
+    start: Option<&Start>,
+    effort: Effort,
+) -> Coded {
+    code_as(data, net, start, (effort, effort == Effort::Dense))
+}
+
+/// Encodes `data` with so much effort, wide or not.
 ///
 /// A block from a start state has one form and one plan. A cold one has up to two forms, plain and on a grid, and each up to two
 /// plans: both forms are coded with their last plan, then the shorter one with its other plan, too.
-pub fn code(
+fn code_as(
     data: &[u8],
     mut net: Option<&mut dyn Net>,
     start: Option<&Start>,
-    effort: Effort,
+    (effort, wide): (Effort, bool),
 ) -> Coded {
     let gridded = gridded(data, start);
     let plain = Form { data, grid: None };
@@ -127,13 +144,14 @@ pub fn code(
         let form = gridded.unwrap_or(plain);
         let plan = start
             .follow(form.data, net.is_some())
-            .narrowed(form.data, effort);
+            .narrowed(form.data, effort)
+            .widened(wide);
         return form.encode(&plan, net, Some(start));
     }
     let mut form = plain;
-    let (mut best, mut other) = plain.begin(lend(&mut net), effort);
+    let (mut best, mut other) = plain.begin(lend(&mut net), effort, wide);
     if let Some(gridded) = gridded {
-        let (coded, another) = gridded.begin(lend(&mut net), effort);
+        let (coded, another) = gridded.begin(lend(&mut net), effort, wide);
         if coded.size() < best.size() {
             (form, best, other) = (gridded, coded, another);
         }
@@ -192,8 +210,13 @@ impl<'a> Form<'a> {
     }
 
     /// Codes it cold with its last plan: that, and its other plan, if there is one.
-    fn begin(&self, net: Option<&mut dyn Net>, effort: Effort) -> (Coded, Option<Plan>) {
-        let narrowed = |plan: Plan| plan.narrowed(self.data, effort);
+    fn begin(
+        &self,
+        net: Option<&mut dyn Net>,
+        effort: Effort,
+        wide: bool,
+    ) -> (Coded, Option<Plan>) {
+        let narrowed = |plan: Plan| plan.narrowed(self.data, effort).widened(wide);
         let (first, second) = Plan::candidates(self.data, net.is_some(), effort);
         let last = narrowed(second.unwrap_or(first));
         let other = second.map(|_| narrowed(first));

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
 pub(crate) struct Plan {
     pub(crate) lanes: usize,
     pub(crate) kind: Kind,
+    /// Whether there is a second bank of contexts. Then there is one lane.
+    pub(crate) wide: bool,
     /// Record length in bytes; 0: none.
     pub(crate) stride: usize,
     /// Added to a position before its column is taken: where records begin; below the stride.
@@ -72,6 +74,7 @@ impl Plan {
         let mut plan = Plan {
             lanes: lanes(data, net),
             kind,
+            wide: false,
             stride,
             phase: 0,
             layout: Layout::default(),
@@ -113,9 +116,20 @@ impl Plan {
 
     /// The plan of `data` that goes on where `self` ended, without a network: in as many lanes as it was coded in, if it was.
     pub(crate) fn go_on(&self, data: &[u8], coded_in: Option<usize>) -> Self {
+        let lanes = coded_in.unwrap_or_else(|| lanes(data, false));
         Plan {
-            lanes: coded_in.unwrap_or_else(|| lanes(data, false)),
+            lanes: if self.wide { 1 } else { lanes },
             ..*self
+        }
+    }
+
+    /// The same with two banks of contexts, if `wide`, for which it takes one lane.
+    pub(crate) fn widened(self, wide: bool) -> Self {
+        let wide = wide || self.wide;
+        Plan {
+            wide,
+            lanes: if wide { 1 } else { self.lanes },
+            ..self
         }
     }
 
@@ -132,8 +146,9 @@ impl Plan {
 
     /// The plan of `data` coded after `seen` with `self`: the same contexts and stride, records found again.
     pub(crate) fn follow(&self, seen: &[u8], data: &[u8], net: bool) -> Self {
+        let lanes = lanes(data, net);
         Plan {
-            lanes: lanes(data, net),
+            lanes: if self.wide { 1 } else { lanes },
             phase: phase(self.stride, self.phase, seen, data),
             ..*self
         }

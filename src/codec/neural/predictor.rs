@@ -4,22 +4,22 @@
 
 use super::NeuralError;
 use super::apm::{self, Apm};
+use super::bank::Bank;
 use super::coder::BitCoder;
 use super::contexts::{CONTEXTS, are_settled, contexts, sizes};
 use super::direct::{Direct, Number, WIDE};
 use super::guess::{Guess, Guesses};
-use super::history::Histories;
 use super::initial::Initial;
 use super::inputs;
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
-use super::mixer::Mixer;
+use super::mixer::{ALONE, FINALS, OF_TWO, final_sets};
 #[cfg(test)]
 use super::mixer::{INPUTS, SETS};
 use super::plan::{Kind, Plan};
 use super::samples::{self, Layout, Samples};
-use super::slots::Slots;
 use super::tables::squash;
+use super::wide::{self, Followers};
 use super::work::{Expectations, Work};
 
 /// Lanes whose bits are predicted together, before either learns its own.
@@ -33,9 +33,9 @@ pub(super) struct Predictor {
     guesses: Guesses,
     samples: Samples,
     direct: Direct,
-    slots: Slots,
-    histories: Histories,
-    mixer: Mixer,
+    /// One, or two if the block is wide.
+    banks: Vec<Bank>,
+    followers: Followers,
     apms: [Apm; 2],
     /// What came where the match and the guess expected a byte.
     matched: Expectations,
@@ -63,6 +63,7 @@ impl Predictor {
             plan: Plan {
                 lanes: 1,
                 kind: Kind::Binary,
+                wide: false,
                 stride: 0,
                 phase: 0,
                 layout: Layout::default(),
@@ -72,9 +73,8 @@ impl Predictor {
             guesses: Guesses::new(),
             samples: Samples::new(),
             direct: Direct::new(),
-            slots: Slots::new(),
-            histories: Histories::new(),
-            mixer: Mixer::new(),
+            banks: vec![Bank::new()],
+            followers: Followers::new(),
             apms: [Apm::new(), Apm::new()],
             matched: Vec::new(),
             guessed: Vec::new(),
@@ -94,17 +94,31 @@ impl Predictor {
         self.guesses.reset();
         self.samples.reset(&plan.layout, plan.stride);
         self.direct.reset(plan.stride);
-        self.slots.reset(&sizes(plan.kind), len);
         let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
-        self.histories.reset(&initial.histories);
-        self.mixer.reset(&initial.weights);
+        let first = if plan.wide { OF_TWO[0] } else { ALONE };
+        let banks = 1 + usize::from(plan.wide);
+        self.banks.truncate(banks);
+        self.banks[0].reset(&initial.banks[0], &sizes(plan.kind), len, (first, banks));
         self.apms[0].reset();
         self.apms[1].reset();
         self.matched.clone_from(&initial.matched);
         self.guessed.clone_from(&initial.guessed);
         self.step = 0;
         self.lanes.clear();
+        if plan.wide {
+            self.widen(plan.kind, len, OF_TWO[1]);
+        }
         self.begin(plan, 0, len, net);
+    }
+
+    /// Prepares the second bank, whose sums weigh `share` at first.
+    fn widen(&mut self, kind: Kind, len: usize, share: i32) {
+        if self.banks.len() < 2 {
+            self.banks.push(Bank::new());
+        }
+        let initial = &self.initial[usize::from(kind == Kind::Text)];
+        self.banks[1].reset(&initial.banks[1], &wide::SIZES, len, (share, 2));
+        self.followers.reset();
     }
 
     /// Takes over what `other` learnt.
@@ -113,9 +127,12 @@ impl Predictor {
         self.guesses.copy_from(&other.guesses);
         self.samples.copy_from(&other.samples);
         self.direct.copy_from(&other.direct);
-        self.slots.copy_from(&other.slots);
-        self.histories.copy_from(&other.histories);
-        self.mixer.copy_from(&other.mixer);
+        self.banks.truncate(other.banks.len());
+        self.banks.resize_with(other.banks.len(), Bank::new);
+        for (bank, from) in self.banks.iter_mut().zip(&other.banks) {
+            bank.copy_from(from);
+        }
+        self.followers.copy_from(&other.followers);
         self.apms[0].copy_from(&other.apms[0]);
         self.apms[1].copy_from(&other.apms[1]);
         self.matched.clone_from(&other.matched);
@@ -128,6 +145,13 @@ impl Predictor {
     pub(super) fn begin(&mut self, plan: Plan, seen: usize, len: usize, net: bool) {
         self.plan = plan;
         self.net = net;
+        if !plan.wide {
+            self.followers.clear();
+        } else if self.banks.len() < 2 {
+            // What was seen was not wide: the second bank begins with nothing, and nothing it says counts yet.
+            self.banks[0].mixer.expand(ALONE, 2);
+            self.widen(plan.kind, seen + len, 0);
+        }
         let whole = len.div_ceil(plan.lanes).max(1);
         let last = self.lanes.drain(..).next_back();
         for l in 0..plan.lanes {
@@ -148,12 +172,12 @@ impl Predictor {
 
     /// Bytes of memory that the state takes.
     pub(super) fn memory(&self) -> usize {
-        self.slots.memory()
+        self.banks.iter().map(Bank::memory).sum::<usize>()
+            + self.followers.memory()
             + self.finder.memory()
             + self.guesses.memory()
             + self.samples.memory()
             + self.direct.memory()
-            + self.mixer.memory()
             + 2 * apm::MEMORY
             + (1 << 17)
     }
@@ -175,13 +199,20 @@ impl Predictor {
     #[inline(always)]
     fn make_ready<K: Kernel>(&mut self, k: K, block: &[u8], l: usize) {
         let (lane, w) = (&self.lanes[l], &mut self.work[l]);
-        w.near = contexts(lane, block, &self.finder, &self.plan, &mut w.hashes);
+        let [looked, more] = &mut w.looked;
+        w.near = contexts(lane, block, &self.finder, &self.plan, &mut looked.hashes);
         w.ready_at = if are_settled(lane, &self.finder, self.plan.kind) {
             lane.t
         } else {
             usize::MAX
         };
-        self.slots.prefetch(k, &w.hashes);
+        self.banks[0].slots.prefetch(k, &looked.hashes);
+        if let Some(bank) = self.banks.get(1) {
+            let (finder, plan) = (&self.finder, &self.plan);
+            w.selectors =
+                wide::contexts(lane, block, finder, plan, &self.followers, &mut more.hashes);
+            bank.slots.prefetch(k, &more.hashes);
+        }
     }
 
     /// Codes lane `l`'s next byte, if that is to be done directly: whether it was.
@@ -274,16 +305,19 @@ impl Predictor {
     /// Starts a half byte of lane `l`.
     #[inline(always)]
     pub(super) fn begin_half<K: Kernel>(&mut self, k: K, l: usize) {
-        let w = &mut self.work[l];
-        self.slots.find_all(k, &w.hashes, &mut w.buckets);
+        for (bank, looked) in self.banks.iter_mut().zip(&mut self.work[l].looked) {
+            (bank.slots).find_all(k, &looked.hashes, &mut looked.buckets);
+        }
     }
 
     /// After lane `l`'s first four bits: the second half byte's contexts.
     #[inline(always)]
     pub(super) fn turn<K: Kernel>(&mut self, k: K, l: usize) {
         let w = &mut self.work[l];
-        w.hashes = lower(&w.hashes, w.partial);
-        self.slots.prefetch(k, &w.hashes);
+        for (bank, looked) in self.banks.iter().zip(&mut w.looked) {
+            looked.hashes = lower(&looked.hashes, w.partial);
+            bank.slots.prefetch(k, &looked.hashes);
+        }
     }
 
     /// Asks for what lane `l`'s second half byte, and the end of the byte, will look up, while the first half is coded: if the byte is `byte`, or
@@ -292,8 +326,10 @@ impl Predictor {
     pub(super) fn look_ahead<K: Kernel>(&mut self, k: K, l: usize, byte: Option<u32>) {
         let w = &self.work[l];
         let byte = byte.unwrap_or(w.expected()) as u8;
-        let hashes = lower(&w.hashes, 16 | u32::from(byte >> 4));
-        self.slots.prefetch(k, &hashes);
+        for (bank, looked) in self.banks.iter().zip(&w.looked) {
+            let hashes = lower(&looked.hashes, 16 | u32::from(byte >> 4));
+            bank.slots.prefetch(k, &hashes);
+        }
         self.finder.prefetch(k, &self.lanes[l], byte);
     }
 
@@ -311,12 +347,17 @@ impl Predictor {
         let Some(work) = self.work.get_mut(first..first + N) else {
             return out;
         };
+        let sets = final_sets(self.banks.len());
         for w in work.iter_mut() {
             let node = node(w.partial, b);
-            w.inputs.slots = self.slots.read(k, &w.buckets, node);
+            for (bank, looked) in self.banks.iter().zip(&mut w.looked) {
+                looked.inputs.slots = bank.slots.read(k, &looked.buckets, node);
+            }
         }
         for w in work.iter_mut() {
-            inputs::look_up(k, &mut w.inputs, &self.histories);
+            for (bank, looked) in self.banks.iter().zip(&mut w.looked) {
+                inputs::look_up(k, &mut looked.inputs, &bank.histories);
+            }
         }
         for (i, (w, lane)) in work.iter_mut().zip(&self.lanes[first..]).enumerate() {
             let sample = if self.samples.is_empty() {
@@ -325,16 +366,23 @@ impl Predictor {
                 self.samples.inputs(first + i, w.partial, b)
             };
             w.fill(lane, [&self.matched, &self.guessed], sample, self.net, b);
+            if self.banks.len() > 1 {
+                w.fill_second(b);
+            }
             #[cfg(test)]
             if self.one_row {
-                w.mix.choose([0; SETS]);
+                (w.looked.iter_mut()).for_each(|looked| looked.mix.choose([0; SETS]));
             }
         }
         for w in work.iter_mut() {
-            self.mixer.predict(k, &mut w.mix);
+            w.sums = [0; FINALS];
+            for (bank, looked) in self.banks.iter().zip(&mut w.looked) {
+                let (mix, sums) = (&mut looked.mix, &mut w.sums);
+                bank.mixer.predict(k, mix, &w.finals, sums, sets);
+            }
         }
         for (out, w) in out.iter_mut().zip(work) {
-            let odds = w.mix.odds();
+            let odds = w.finals.mix(w.sums, self.banks.len());
             let p0 = squash(odds);
             let near = &w.near;
             let (p1, c1) = self.apms[0].refine(w.partial | u32::from(near.previous) << 8, odds);
@@ -358,11 +406,15 @@ impl Predictor {
         let Some(work) = self.work.get_mut(first..first + N) else {
             return;
         };
+        let sets = final_sets(self.banks.len());
         for (w, y) in work.iter_mut().zip(y) {
             let node = node(w.partial, b);
-            self.mixer.update(k, &w.mix, y, self.rate, 400);
-            inputs::learn(k, &mut w.inputs, &mut self.histories, y);
-            self.slots.write(&w.buckets, node, &w.inputs.slots);
+            for (bank, looked) in self.banks.iter_mut().zip(&mut w.looked) {
+                let (mix, rates) = (&looked.mix, (self.rate, 400));
+                bank.mixer.update(k, mix, &w.finals, y, rates, sets);
+                inputs::learn(k, &mut looked.inputs, &mut bank.histories, y);
+                (bank.slots).write(&looked.buckets, node, &looked.inputs.slots);
+            }
             self.apms[0].update(w.cells[0], y, 4);
             self.apms[1].update(w.cells[1], y, 4);
             w.learn([&mut self.matched, &mut self.guessed], y);
@@ -383,6 +435,9 @@ impl Predictor {
         }
         self.guesses
             .learn(k, (lane, l), guess, guess.byte as u8 == byte);
+        if self.plan.wide {
+            self.followers.learn(lane, block, &self.plan, byte);
+        }
         self.finder.step(lane, l, block, &self.plan);
     }
 
@@ -392,12 +447,16 @@ impl Predictor {
         self.plan.kind
     }
 
-    /// The first weight row, and all cells: of matches, guesses, histories.
+    /// A bank's first weight row, and all its cells: of matches, guesses (with the first), histories.
     #[cfg(test)]
-    pub(super) fn learnt(&self) -> (&[i16; INPUTS], Vec<u32>) {
+    pub(super) fn learnt(&self, bank: usize) -> (&[i16; INPUTS], Vec<u32>) {
+        let of_bank = self.banks[bank].histories.cells();
         (
-            self.mixer.first_row(),
-            [&self.matched[..], &self.guessed, self.histories.cells()].concat(),
+            self.banks[bank].mixer.first_row(),
+            match bank {
+                0 => [&self.matched[..], &self.guessed, of_bank].concat(),
+                _ => of_bank.to_vec(),
+            },
         )
     }
 

@@ -58,6 +58,7 @@ impl Start {
             // The rest of the plan is the state's.
             Some(before) if header.started && before.leads_to(&header.plan) => Some(Plan {
                 phase: header.plan.phase,
+                wide: header.plan.wide,
                 ..before.plan
             }),
             Some(_) => None,
@@ -156,9 +157,10 @@ impl Start {
         self.plan.follow(&self.seen, data, net)
     }
 
-    /// Whether a block with this plan can come after it.
+    /// Whether a block with this plan can come after it. What comes after a wide block is wide.
     pub(super) fn leads_to(&self, plan: &Plan) -> bool {
         (self.plan.kind, self.plan.stride) == (plan.kind, plan.stride)
+            && (plan.wide || !self.plan.wide)
     }
 
     /// Makes `p` ready for a block of `len` bytes after it.

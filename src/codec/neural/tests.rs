@@ -67,19 +67,16 @@ fn what_becomes_few_bytes_has_one_lane_and_is_smaller_for_it() {
             data: &data,
             grid: None,
         };
-        let wide = form.encode(&plan, None, None).into_payload();
+        let paired = form.encode(&plan, None, None).into_payload();
         assert_eq!((plan.lanes, Plan::find(&data, true).lanes), (2, 1));
         let payload = encode(&data, None, None);
         assert_eq!(header::read(&payload, data.len()).unwrap().plan.lanes, 1);
-        assert_eq!(
-            code(&data, None, None, Effort::Dense).into_payload(),
-            payload
-        );
+        assert_eq!(one_lane_len(&data, None), payload.len());
         assert!(
-            payload.len() < wide.len(),
+            payload.len() < paired.len(),
             "{} {}",
             payload.len(),
-            wide.len()
+            paired.len()
         );
         // A state after it is the same, whoever makes it, and leads to the next block.
         let next = &data[..20_000];
@@ -215,15 +212,16 @@ fn large_blocks_round_trip() {
     round_trip(&records(175_000)[..1 << 20]);
 }
 
-/// The payload of `data` after `before`, made with these instructions, and in one lane where [`encode`] would, if it may be `narrow`.
-fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, narrow: bool) -> Vec<u8> {
-    let lanes = |plan: Plan| {
-        if narrow {
-            plan.narrowed(data, Effort::Usual)
-        } else {
-            plan
-        }
-    };
+/// How a plan that was found is changed.
+type Change = fn(Plan, &[u8]) -> Plan;
+/// Not at all; as [`encode`] does; as [`code`] does for dense blocks.
+const AS_FOUND: Change = |plan, _| plan;
+const AS_USUAL: Change = |plan, data| plan.narrowed(data, Effort::Usual);
+const WIDE: Change = |plan, _| plan.widened(true);
+
+/// The payload of `data` after `before`, made with these instructions.
+fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, change: Change) -> Vec<u8> {
+    let lanes = |plan: Plan| change(plan, data);
     let mut p = Predictor::new();
     let mut block = Vec::new();
     let plan = match before {
@@ -264,13 +262,21 @@ fn every_kernel_gives_the_same_payload() {
         let (before, rest) = data.split_at(data.len() / 2);
         let start = Start::then(None, before, None);
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
-            assert!(encode_with(kernel, &data, None, true) == encode(&data, None, None));
-            let started = encode_with(kernel, rest, Some(before), true);
+            assert!(encode_with(kernel, &data, None, AS_USUAL) == encode(&data, None, None));
+            let started = encode_with(kernel, rest, Some(before), AS_USUAL);
             assert!(started == encode(rest, None, Some(&start)));
-            for before in [None, Some(before)] {
-                let scalar = encode_with(Kernel::Scalar, rest, before, false);
-                assert!(encode_with(kernel, rest, before, false) == scalar);
+            for (before, change) in [
+                (None, AS_FOUND),
+                (Some(before), AS_FOUND),
+                (None, WIDE),
+                (Some(before), WIDE),
+            ] {
+                let scalar = encode_with(Kernel::Scalar, rest, before, change);
+                assert!(encode_with(kernel, rest, before, change) == scalar);
             }
+            let dense = encode_with(kernel, rest, Some(before), WIDE);
+            let coded = code(rest, None, Some(&start), Effort::Dense).into_payload();
+            assert!(dense == coded);
         }
     }
 }

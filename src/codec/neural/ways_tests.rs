@@ -1,6 +1,6 @@
 //! Blocks with a network, and blocks that may take their time.
 
-use super::tests::records;
+use super::tests::{records, text};
 use super::*;
 
 #[test]
@@ -11,10 +11,10 @@ fn lines_of_equal_width_are_records_where_time_does_not_matter() {
         (x >> 24) % 10
     };
     let mut level = [5000; 6];
-    let lines = (0..700).map(|_| {
+    let lines = (0..900).map(|_| {
         let fields = level.each_mut().map(|level| {
             *level = *level + digit() - 4;
-            format!("{level:9}")
+            format!("{level:06x}")
         });
         fields.concat() + "\n"
     });
@@ -32,13 +32,18 @@ fn lines_of_equal_width_are_records_where_time_does_not_matter() {
 }
 
 #[test]
-fn dense_blocks_have_one_lane_and_are_smaller() {
+fn dense_blocks_are_wide_have_one_lane_and_are_smaller() {
     let data = records(6000);
     let payload = |effort| code(&data, None, None, effort).into_payload();
     let (usual, dense) = (payload(Effort::Usual), payload(Effort::Dense));
-    let lanes = |payload: &[u8]| header::read(payload, data.len()).unwrap().plan.lanes;
-    assert_eq!((lanes(&usual), lanes(&dense)), (2, 1));
+    let shape = |payload: &[u8]| {
+        let plan = header::read(payload, data.len()).unwrap().plan;
+        (plan.lanes, plan.wide)
+    };
+    assert_eq!((shape(&usual), shape(&dense)), ((2, false), (1, true)));
     assert!(dense.len() < usual.len(), "{} {}", dense.len(), usual.len());
+    let narrow = one_lane_len(&data, None);
+    assert!(dense.len() < narrow, "{} {narrow}", dense.len());
     assert_eq!(
         decode(&dense, data.len(), None, None).as_deref(),
         Ok(&data[..])
@@ -97,5 +102,101 @@ fn a_network_that_knows_makes_blocks_small() {
             decode(&payload, n, Some(&mut net), None).as_deref(),
             Ok(&data[..n])
         );
+    }
+}
+
+#[test]
+fn what_comes_after_a_wide_block_is_wide() {
+    for all in [records(9000), text(1200)] {
+        let pieces: Vec<&[u8]> = all.chunks(all.len() / 6).collect();
+        let is_wide = |payload: &[u8], data: &[u8]| {
+            let plan = header::read(payload, data.len()).unwrap().plan;
+            assert!(plan.lanes == 1 || !plan.wide);
+            plan.wide
+        };
+        // Made of bytes alone, of a wide block after those, of one coded in haste after that, and of bytes again.
+        let primer = Start::then(None, pieces[0], None);
+        let mut states = vec![primer];
+        for (n, wide) in [
+            (1, Effort::Dense),
+            (2, Effort::Usual),
+            (3, Effort::Dense),
+            (4, Effort::Usual),
+        ] {
+            let before = &states[n - 1];
+            let payload = code(pieces[n], None, Some(before), wide).into_payload();
+            assert!(is_wide(&payload, pieces[n]), "{n}");
+            let back = decode(&payload, pieces[n].len(), None, Some(before));
+            assert_eq!(back.as_deref(), Ok(pieces[n]));
+            // Whoever makes it, with this thread's predictor or with none, it is the same state.
+            let again = std::thread::scope(|s| {
+                let made = s.spawn(|| Start::then(Some(before), pieces[n], Some(&payload)));
+                made.join().unwrap()
+            });
+            let state = Start::then(Some(before), pieces[n], Some(&payload));
+            let next = encode(pieces[5], None, Some(&state));
+            assert!(next == encode(pieces[5], None, Some(&again)), "{n}");
+            states.push(state);
+        }
+        let bytes = Start::then(states.last(), pieces[1], None);
+        let payload = encode(pieces[5], None, Some(&bytes));
+        assert!(is_wide(&payload, pieces[5]));
+        let back = decode(&payload, pieces[5].len(), None, Some(&bytes));
+        assert_eq!(back.as_deref(), Ok(pieces[5]));
+
+        // A payload that is not wide does not go on from one that is.
+        let usual = encode(pieces[1], None, Some(&states[0]));
+        assert!(!is_wide(&usual, pieces[1]));
+        assert_eq!(
+            decode(&usual, pieces[1].len(), None, Some(&states[1])),
+            Err(NeuralError::Start)
+        );
+    }
+}
+
+#[test]
+fn a_wide_block_gives_back_what_the_next_one_does_not_need() {
+    let data = records(3000);
+    scratch::forget_thread_memory();
+    let usual = encode(&data, None, None);
+    let dense = code(&data, None, None, Effort::Dense).into_payload();
+    scratch::forget_thread_memory();
+    let memory = |payload: &[u8]| {
+        decode(payload, data.len(), None, None).unwrap();
+        thread_memory()
+    };
+    let [narrow, wide, again] = [&usual, &dense, &usual].map(|payload| memory(payload));
+    assert!(wide > narrow + (4 << 20) && wide < 31 << 20, "{wide}");
+    assert!(again <= narrow, "{again} {narrow}");
+}
+
+/// Wide payloads: cold, after bytes, and after a wide block.
+fn golden_wide(all: &[u8]) -> [Vec<u8>; 3] {
+    let pieces: Vec<&[u8]> = all.chunks(all.len() / 3).collect();
+    let cold = code(pieces[0], None, None, Effort::Dense).into_payload();
+    let bytes = Start::then(None, pieces[0], None);
+    let after = code(pieces[1], None, Some(&bytes), Effort::Dense).into_payload();
+    let wide = Start::then(None, pieces[0], Some(&cold));
+    let twice = Start::then(Some(&wide), pieces[1], None);
+    let last = code(pieces[2], None, Some(&twice), Effort::Dense).into_payload();
+    for (payload, data, start) in [
+        (&cold, pieces[0], None),
+        (&after, pieces[1], Some(&bytes)),
+        (&last, pieces[2], Some(&twice)),
+    ] {
+        let back = decode(payload, data.len(), None, start);
+        assert_eq!(back.as_deref(), Ok(data));
+    }
+    [cold, after, last]
+}
+
+#[test]
+fn golden_wide_payloads_stay() {
+    for (data, golden) in [
+        (records(3000), [3_743_197_356, 3_332_798_475, 4_147_418_843]),
+        (text(600), [270_686_803, 3_404_175_869, 3_051_668_877]),
+    ] {
+        let sums = golden_wide(&data).map(|payload| crc32c::crc32c(&payload));
+        assert_eq!(sums, golden);
     }
 }

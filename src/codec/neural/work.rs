@@ -1,16 +1,18 @@
 //! What one lane's current bit is predicted from.
 
 use super::apm::Cell;
+use super::bank::Looked;
 use super::contexts::{CONTEXTS, Near};
 use super::guess::Guess;
 use super::history;
-use super::inputs::{self, Inputs};
+use super::inputs;
 use super::lane::{Lane, NONE};
-use super::mixer::{FINAL_ROWS, Mix};
+use super::mixer::{FINAL_AT, FINALS, Finals};
 use super::net::Tree;
 use super::samples;
 use super::slots::RATE;
 use super::tables::{cost, odds, stretch};
+use super::wide::Selectors;
 
 /// First input after the contexts' three groups.
 const EXTRA: usize = 3 * CONTEXTS;
@@ -25,13 +27,14 @@ pub(super) type Expectations = Vec<u32>;
 /// A lane's contexts for the current byte, and what its current bit is predicted from.
 #[derive(Clone)]
 pub(super) struct Work {
-    pub(super) hashes: [u32; CONTEXTS],
+    /// In each bank.
+    pub(super) looked: [Looked; 2],
     pub(super) near: Near,
-    /// The lane's byte that `hashes` and `near` are ready for; none once it has begun.
+    pub(super) selectors: Selectors,
+    /// The lane's byte that its hashes, `near` and `selectors` are ready for; none once it has begun.
     pub(super) ready_at: usize,
-    pub(super) buckets: [u32; CONTEXTS],
-    pub(super) inputs: Inputs,
-    pub(super) mix: Mix,
+    pub(super) sums: [i32; FINALS],
+    pub(super) finals: Finals,
     pub(super) cells: [Cell; 2],
     /// Bits of this byte so far behind a leading 1.
     pub(super) partial: u32,
@@ -94,12 +97,12 @@ impl Expected {
 impl Work {
     pub(super) fn new() -> Self {
         Work {
-            hashes: [0; CONTEXTS],
+            looked: [Looked::new(), Looked::new()],
             near: Near::default(),
+            selectors: [0; 4],
             ready_at: usize::MAX,
-            buckets: [0; CONTEXTS],
-            inputs: Inputs::new(),
-            mix: Mix::new(),
+            sums: [0; FINALS],
+            finals: Finals::default(),
             cells: [Cell::default(); 2],
             partial: 1,
             p: 1 << 15,
@@ -138,8 +141,9 @@ impl Work {
         net: bool,
         b: u32,
     ) {
-        let x = &mut self.mix.x.0;
-        let known = inputs::fill(&self.inputs, x).min(31);
+        let looked = &mut self.looked[0];
+        let x = &mut looked.mix.x.0;
+        let known = inputs::fill(&looked.inputs, x).min(31);
         let matched = self.matched.inputs(matches, 0, self.partial, b);
         let guess = self.guess.inputs(guesses, b, self.partial, b);
         let net = if net {
@@ -159,7 +163,7 @@ impl Work {
         };
         let near = &self.near;
         let column = near.column & 255;
-        self.mix.choose([
+        looked.mix.choose([
             length.min(15) * 16 + known / 2,
             column,
             if level > 0 {
@@ -171,7 +175,22 @@ impl Work {
             u32::from(near.trust) * 32 + lane.followed.min(31),
             b * 32 + known,
         ]);
-        self.mix.finals = [self.partial, FINAL_ROWS[0] as u32 + column * 8 + b];
+        self.finals.rows = [
+            FINAL_AT[0] + self.partial,
+            FINAL_AT[1] + column * 8 + b,
+            FINAL_AT[2] + u32::from(near.previous) * 8 + b,
+        ];
+    }
+
+    /// The same for the second bank, after the first: beside its contexts it has the same inputs.
+    #[inline(always)]
+    pub(super) fn fill_second(&mut self, b: u32) {
+        let [first, looked] = &mut self.looked;
+        let x = &mut looked.mix.x.0;
+        let known = inputs::fill(&looked.inputs, x).min(31);
+        x[EXTRA..].copy_from_slice(&first.mix.x.0[EXTRA..]);
+        let [a, before, above, after] = self.selectors;
+        (looked.mix).choose([self.partial, a, before, above, after, b * 32 + known]);
     }
 
     /// Learns bit `y` of what was expected, and takes it.

@@ -1,6 +1,6 @@
 //! Payloads: lanes, strides, flags, lengths, and frames that are larger than they say.
 
-use vortex_fs::codec::{CodecId, Start, decode};
+use vortex_fs::codec::{CodecId, Effort, Means, Start, decode, encode_after};
 
 use super::refused;
 
@@ -28,6 +28,7 @@ fn impossible_plans_are_refused() {
         ("unknown flag", &[0x18, 0, 0]),
         ("sixteen lanes", &[0x10, 0xf0, 0]),
         ("three lanes without a model", &[0x10, 0x20, 0]),
+        ("two lanes of a wide block", &[0x10, 0x90, 0]),
         ("five lanes with a model", &[0x11, 0x40, 0]),
         ("a model that is not given", &[0x11, 0, 0]),
         ("a start state that is not given", &[0x14, 0, 0]),
@@ -43,6 +44,17 @@ fn impossible_plans_are_refused() {
         }
     }
     let other = Start::then(None, &b"0123456789abcdef".repeat(64), None);
+    let data = b"0123456789abcdef".repeat(64);
+    let means = Means {
+        effort: Effort::Dense,
+        ..Means::default()
+    };
+    let dense = encode_after(None, &data, means, None);
+    let wide = Start::then(None, &data, Some(&dense.payload));
+    refused("a wide start state of a block that is not", || {
+        let payload = neural(&[0x16, 0, 0], &noise(64));
+        decode(CodecId::Neural, None, &payload, MIB, Some(&wide))
+    });
     refused("a start state with another stride", || {
         decode(
             CodecId::Neural,
@@ -57,9 +69,9 @@ fn impossible_plans_are_refused() {
 #[test]
 fn a_payload_that_is_cut_short_costs_no_more_than_its_own_length() {
     for stride in [0u16, 1, 2, 255, 1023, 2047] {
-        for flags in [0x10, 0x12] {
+        for (flags, shape) in [(0x10, 0x10), (0x12, 0x10), (0x10, 0x80), (0x12, 0x80)] {
             for bits in [0, 1, 7, 64, 500] {
-                let header = [flags, 0x10 | (stride >> 8) as u8, stride as u8];
+                let header = [flags, shape | (stride >> 8) as u8, stride as u8];
                 let payload = neural(&header, &noise(bits));
                 refused(&format!("{bits} bytes for 1 MiB, stride {stride}"), || {
                     decode(CodecId::Neural, None, &payload, MIB, None)
