@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vortex_fs::codec::{self, CodecId, Encoded, ModelId, PrimerId, Start};
+use vortex_fs::codec::{self, CodecId, Effort, Encoded, Means, ModelId, PrimerId, Start};
 use vortex_fs::engine::{Config, METADATA_KEY, Model, State, metadata, tensor_shapes};
 use vortex_fs::fs::{Fs, FsOptions};
 use vortex_fs::segment::{Finding, HEADER_LEN, MemStorage, SealedWriter, Segment, Storage};
@@ -87,6 +87,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>)> {
             b"names that look like segments\n".to_vec(),
         ),
         ("taught.csv", text(2 * BLOCK + 50, 300)),
+        ("wide.csv", text(2 * BLOCK + 50, 600)),
     ]
 }
 
@@ -116,6 +117,7 @@ fn the_golden_archive_holds_what_it_always_held() {
         ("binary.dat", &[neural], false, 0),
         ("model.log", &[neural], true, 0),
         ("taught.csv", &[neural], true, 2),
+        ("wide.csv", &[neural], false, 2),
         ("primed.csv", &[neural], false, 1),
         ("holes.bin", &[neural], false, 0),
         ("written.csv", &[zstd, neural], false, 2),
@@ -272,16 +274,25 @@ fn taught(block: &[u8], model: &Arc<Model>) -> Encoded {
         model: Some(ModelId(model.id())),
         ..codec::encode_packed(block, None, None)
     };
-    codec::encode_like(&like, block, codec::Means::usual(Some(model)), None)
+    codec::encode_like(&like, block, Means::usual(Some(model)), None)
 }
 
 /// Two key blocks, of which the first has the model if one is given, and those that start from them.
-fn write_keyed(mut writer: SealedWriter, content: &[u8], model: Option<&Arc<Model>>) {
+fn write_keyed(
+    mut writer: SealedWriter,
+    content: &[u8],
+    model: Option<&Arc<Model>>,
+    effort: Effort,
+) {
+    let means = Means {
+        effort,
+        ..Means::default()
+    };
     let (mut state, mut before) = (0, None::<Start>);
     for (n, block) in content.chunks(BLOCK).enumerate() {
         let made = match model.filter(|_| n == 0) {
             Some(model) => taught(block, model),
-            None => codec::encode_packed(block, None, before.as_ref()),
+            None => codec::encode_after(None, block, means, before.as_ref()),
         };
         let entry = writer.push_from(n as u64, &made, state).unwrap();
         if n < 2 {
@@ -307,8 +318,9 @@ fn write_file(root: &Path, name: &str, content: &[u8]) {
         Arc::new(Model::from_bytes(&fs::read(golden("small.safetensors")).unwrap()).unwrap());
     let mut writer = writer(root, name);
     match name {
-        "text.csv" | "written.csv" => write_keyed(writer, content, None),
-        "taught.csv" => write_keyed(writer, content, Some(&model)),
+        "text.csv" | "written.csv" => write_keyed(writer, content, None, Effort::Usual),
+        "taught.csv" => write_keyed(writer, content, Some(&model), Effort::Usual),
+        "wide.csv" => write_keyed(writer, content, None, Effort::Dense),
         _ => {
             let primed = (name == "primed.csv").then(|| Start::then(None, &sample(), None));
             let state = match primed {

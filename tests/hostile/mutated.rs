@@ -120,6 +120,9 @@ fn write_kept_inputs() {
         .flat_map(|n| [n as u8, (n >> 8) as u8, 0, 7])
         .collect();
     let neural = |data: &[u8]| codec::neural::encode(data, None, None);
+    let dense = |data: &[u8], start| {
+        codec::neural::code(data, None, start, codec::Effort::Dense).into_payload()
+    };
     let chain = || {
         let storage = Arc::new(MemStorage::default());
         let mut writer = SealedWriter::new(storage.clone(), 1 << 14).unwrap();
@@ -145,6 +148,7 @@ fn write_kept_inputs() {
         ("segment", "written", archive("written.csv")),
         ("segment", "model", archive("model.log")),
         ("segment", "taught", archive("taught.csv")),
+        ("segment", "wide", archive("wide.csv")),
         ("segment", "primed", archive("primed.csv")),
         ("segment", "holes", archive("holes.bin")),
         ("payload", "raw", payload(0, 20, &lines[..20])),
@@ -152,6 +156,8 @@ fn write_kept_inputs() {
         ("payload", "text", payload(2, lines.len(), &neural(&lines))),
         ("payload", "binary", payload(6, records.len(), &neural(&records))),
         ("payload", "started", payload(10, lines.len(), &started.payload)),
+        ("payload", "wide", payload(2, lines.len(), &dense(&lines, None))),
+        ("payload", "widened", payload(10, lines.len(), &dense(&lines, Some(&start)))),
         ("model", "small", read("tests/golden/small.safetensors")),
         ("settings", "fast", read("configs/fast.yaml")),
         ("settings", "default", read("configs/default.yaml")),

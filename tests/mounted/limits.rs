@@ -115,7 +115,10 @@ fn memory_under_load(limit: u64, cache: u64, time: Duration) {
             .unwrap()
             .set_len(300 << 10)
             .unwrap();
-        ok(vortex().arg("pack").args(["--key-blocks", "4"]).arg(&some));
+        // Of the other profile's blocks states and decoders take more.
+        let profile = ["fast", "default"][usize::from(thread == 0)];
+        let how = ["--key-blocks", "4", "--profile", profile];
+        ok(vortex().arg("pack").args(how).arg(&some));
     }
     let size = |mib: u64| format!("{mib}M");
     archive.remount(&[
@@ -145,7 +148,7 @@ fn memory_under_load(limit: u64, cache: u64, time: Duration) {
 
 #[test]
 fn memory_stays_within_the_limit_under_a_random_load() {
-    memory_under_load(256, 256, Duration::from_secs(15));
+    memory_under_load(320, 256, Duration::from_secs(15));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vortex_fs::codec::{self, CodecId, Encoded, ModelId, Start};
+use vortex_fs::codec::{self, CodecId, Effort, Encoded, Means, ModelId, Start};
 use vortex_fs::engine::Model;
 use vortex_fs::segment::{
     MAX_START_DEPTH, MemStorage, SealedWriter, Segment, Storage, check, heal,
@@ -355,7 +355,12 @@ fn a_tail_in_which_everything_looks_like_an_index_is_not_searched_for_ever() {
 
 /// Reads the last block of a segment in which every block starts from those before it; a bit in the middle of its payload is
 /// wrong, and all checksums of what is stored are right. That costs as much as a sound file, and there is no way to tell it earlier.
-fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>>) {
+fn dearest_read(
+    what: &str,
+    (block, blocks): (usize, u64),
+    effort: Effort,
+    model: Option<&Arc<Model>>,
+) {
     let lines: Vec<u8> = (0..200_000u32)
         .flat_map(|n| format!("{n},{}\n", n.wrapping_mul(2_654_435_761) >> 20).into_bytes())
         .collect();
@@ -365,6 +370,11 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
     for (number, data) in (0..blocks).zip(lines.chunks(block)) {
         // Of start states only the first may need a model.
         let model = model.filter(|_| number == 0 || number + 1 == blocks);
+        let means = Means {
+            model,
+            effort,
+            ..Means::default()
+        };
         let dear = Encoded {
             codec: CodecId::Neural,
             model: model.map(|m| ModelId(m.id())),
@@ -374,7 +384,7 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
             decoded_len: 0,
             decoded_crc: 0,
         };
-        let encoded = codec::encode_like(&dear, data, codec::Means::usual(model), before.as_ref());
+        let encoded = codec::encode_like(&dear, data, means, before.as_ref());
         assert_eq!((encoded.codec, encoded.model), (dear.codec, dear.model));
         let entry = writer.push_from(number, &encoded, state).expect("pushed");
         last = Some(entry);
@@ -423,19 +433,28 @@ fn dearest_read(what: &str, block: usize, blocks: u64, model: Option<&Arc<Model>
 #[test]
 fn the_dearest_usual_read_fits_in_memory() {
     const BLOCK: usize = 64 << 10;
-    dearest_read("five blocks of 64 KiB", BLOCK, 5, None);
-    dearest_read("seventeen blocks of 64 KiB, densely", BLOCK, 17, None);
+    let [few, many] = [(BLOCK, 5), (BLOCK, 17)];
+    dearest_read("five blocks of 64 KiB", few, Effort::Usual, None);
+    dearest_read(
+        "seventeen blocks of 64 KiB, densely",
+        many,
+        Effort::Dense,
+        None,
+    );
     let model = Library::default()
         .models()
         .profile("fast")
         .expect("it is built in")
         .model;
-    dearest_read("five blocks of 64 KiB with a model", BLOCK, 5, Some(&model));
+    let what = "five blocks of 64 KiB with a model";
+    dearest_read(what, few, Effort::Usual, Some(&model));
 }
 
 #[test]
 fn the_dearest_read_of_all_fits_in_memory() {
-    dearest_read("two blocks of 1 MiB", 1 << 20, 2, None);
+    let large = (1 << 20, 2);
+    dearest_read("two blocks of 1 MiB", large, Effort::Usual, None);
+    dearest_read("two blocks of 1 MiB, densely", large, Effort::Dense, None);
 }
 
 #[test]
@@ -448,8 +467,8 @@ fn the_dearest_read_of_all_with_the_usual_model() {
         .model;
     dearest_read(
         "two blocks of 1 MiB, one with a model",
-        1 << 20,
-        2,
+        (1 << 20, 2),
+        Effort::Usual,
         Some(&model),
     );
 }
