@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use vortex_fs::codec::{self, CodecId, Start};
+use vortex_fs::codec::{self, CodecId, Effort, Start};
 use vortex_fs::engine::{Model, State};
 use vortex_fs::pack::protocol::{Event, Request, escape, unescape};
 use vortex_fs::segment::{MemStorage, Segment, Storage, check, heal};
@@ -81,7 +81,11 @@ pub fn payload(data: &[u8]) {
     };
     let len = usize::from(u16::from_le_bytes([*low, *high]) & (MOST as u16 - 1));
     let model = (how & 4 != 0).then(small_model);
-    let start = (how & 8 != 0).then(some_start);
+    let start = match how >> 3 & 3 {
+        0 => None,
+        1 => Some(some_start()),
+        _ => Some(some_wide_start()),
+    };
     if let Ok(found) = codec::decode(codec, model.as_deref(), payload, len, start.as_deref()) {
         assert_eq!(found.len(), len);
     }
@@ -156,10 +160,20 @@ thread_local! {
         Model::from_bytes(include_bytes!("../../tests/golden/small.safetensors")).expect("a model"),
     );
     static START: Arc<Start> = Arc::new(Start::then(None, &b"2026-01-01,17.5,ok\n".repeat(40), None));
+    /// The same and a line that was coded wide.
+    static WIDE: Arc<Start> = {
+        let line = b"2026-01-01,17.5,ok\n";
+        let payload = codec::neural::code(line, None, Some(&some_start()), Effort::Dense);
+        Arc::new(Start::then(Some(&some_start()), line, Some(&payload.into_payload())))
+    };
 }
 
 fn small_model() -> Arc<Model> {
     MODEL.with(Arc::clone)
+}
+
+fn some_wide_start() -> Arc<Start> {
+    WIDE.with(Arc::clone)
 }
 
 fn some_start() -> Arc<Start> {

@@ -219,7 +219,8 @@ pub fn start_knows(start: &Start, data: &[u8]) -> bool {
         PROBE
     };
     let probe = &data[..data.len().min(enough)];
-    neural::sample_len(probe, Some(start)) * 4 < neural::sample_len(probe, None) * 3
+    let (cold, started) = neural::sample_lens(probe, start);
+    started * 4 < cold * 3
 }
 
 /// The smaller payload of a cold one and one from `start`, and which start that is. Where the block is like the one before it, or their
@@ -250,8 +251,7 @@ fn best_start<'a>(
             if data.len() < least || start.needs_more_than(n) {
                 continue;
             }
-            let size = |start| neural::sample_len(&data[..n], start);
-            let (cold, started) = (size(None), size(Some(start)));
+            let (cold, started) = neural::sample_lens(&data[..n], start);
             // A state saves most where a cold block still learns: if it saves nothing there, the longer sample decides.
             if n > PROBE || started < cold {
                 return if started <= cold {

@@ -84,7 +84,7 @@ pub enum Effort {
     /// Blocks in two lanes where that costs little, short runs of key blocks, the model where it saves 3 %.
     #[default]
     Usual,
-    /// Everything in one lane, key runs of 1 MiB, the model wherever it saves anything worth the name.
+    /// Everything in one lane and with two banks of contexts, key runs of 1 MiB, the model wherever it saves anything worth the name.
     Dense,
 }
 

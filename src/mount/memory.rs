@@ -19,7 +19,7 @@ pub const LEAST_MEMORY: u64 = 320 << 20;
 /// What threads, models and requests under way need.
 const OWN: u64 = 64 << 20;
 /// What one who encodes or decodes neural blocks needs: the state of the codec, and one that a block starts from, wide ones.
-const CODEC: u64 = 60 << 20;
+const CODEC: u64 = 68 << 20;
 /// What a node takes at most, with its name.
 const NODE: u64 = 1 << 10;
 /// The cache is never made smaller than this.

@@ -119,16 +119,23 @@ fn write_kept_inputs() {
     let records: Vec<u8> = (0..300u16)
         .flat_map(|n| [n as u8, (n >> 8) as u8, 0, 7])
         .collect();
-    let neural = |data: &[u8]| codec::neural::encode(data, None, None);
     let dense = |data: &[u8], start| {
         codec::neural::code(data, None, start, codec::Effort::Dense).into_payload()
     };
-    let chain = || {
+    // As the target `payload` has it.
+    let line = b"2026-01-01,17.5,ok\n";
+    let wide = Start::then(Some(&start), line, Some(&dense(line, Some(&start))));
+    let neural = |data: &[u8]| codec::neural::encode(data, None, None);
+    let chain = |effort| {
+        let means = codec::Means {
+            effort,
+            ..codec::Means::default()
+        };
         let storage = Arc::new(MemStorage::default());
         let mut writer = SealedWriter::new(storage.clone(), 1 << 14).unwrap();
         let (mut state, mut before) = (0, None::<Start>);
         for (block, part) in (0..).zip(lines.chunks(300)) {
-            let encoded = encode_packed(part, None, before.as_ref());
+            let encoded = codec::encode_after(None, part, means, before.as_ref());
             let entry = writer.push_from(block, &encoded, state).unwrap();
             if block < 3 {
                 state = writer.add_start(state, &entry).unwrap();
@@ -142,7 +149,8 @@ fn write_kept_inputs() {
     let archive = |name: &str| read(&format!("tests/golden/archive/{name}.vortex"));
     let all: Vec<(&str, &str, Vec<u8>)> = vec![
         ("segment", "live", read("tests/golden/live.vortex")[..2048].to_vec()),
-        ("segment", "chain", chain()),
+        ("segment", "chain", chain(codec::Effort::Usual)),
+        ("segment", "wide_chain", chain(codec::Effort::Dense)),
         ("segment", "started", read("tests/golden/started.vortex")),
         ("segment", "text", archive("text.csv")),
         ("segment", "written", archive("written.csv")),
@@ -157,6 +165,7 @@ fn write_kept_inputs() {
         ("payload", "binary", payload(6, records.len(), &neural(&records))),
         ("payload", "started", payload(10, lines.len(), &started.payload)),
         ("payload", "wide", payload(2, lines.len(), &dense(&lines, None))),
+        ("payload", "wide_started", payload(18, lines.len(), &dense(&lines, Some(&wide)))),
         ("payload", "widened", payload(10, lines.len(), &dense(&lines, Some(&start)))),
         ("model", "small", read("tests/golden/small.safetensors")),
         ("settings", "fast", read("configs/fast.yaml")),

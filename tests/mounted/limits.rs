@@ -109,15 +109,14 @@ fn memory_under_load(limit: u64, cache: u64, time: Duration) {
             fs::write(archive.at(&format!("f{thread}.{n}")), content).unwrap();
         }
         let some = archive.at(&format!("f{thread}.0"));
-        File::options()
-            .write(true)
-            .open(&some)
-            .unwrap()
-            .set_len(300 << 10)
-            .unwrap();
-        // Of the other profile's blocks states and decoders take more.
-        let profile = ["fast", "default"][usize::from(thread == 0)];
-        let how = ["--key-blocks", "4", "--profile", profile];
+        // Of the other profile's blocks states and decoders take more, after a long run of key blocks most.
+        let (kib, keys, profile) = match thread {
+            0 => (1200, "16", "default"),
+            _ => (300, "4", "fast"),
+        };
+        let file = File::options().write(true).open(&some).unwrap();
+        file.set_len(kib << 10).unwrap();
+        let how = ["--key-blocks", keys, "--profile", profile];
         ok(vortex().arg("pack").args(how).arg(&some));
     }
     let size = |mib: u64| format!("{mib}M");

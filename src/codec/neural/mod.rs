@@ -165,21 +165,20 @@ fn code_as(
     best
 }
 
-/// Bytes of a payload of `data`, a sample of a block, without a network: cold, with the first plan of each form, or from a start state.
-pub fn sample_len(data: &[u8], start: Option<&Start>) -> usize {
-    if start.is_some() {
-        return encode(data, None, start).len();
-    }
+/// Bytes of payloads of `data`, a sample of a block, without a network: cold, with the first plan of each form and as wide as after `start`,
+/// and from `start`.
+pub fn sample_lens(data: &[u8], start: &Start) -> (usize, usize) {
     let gridded = gridded(data, None);
     let forms = [
         Some(Form { data, grid: None }),
         gridded.as_ref().map(Form::on_grid),
     ];
     let sizes = forms.iter().flatten().map(|form| {
-        let plan = Plan::find(form.data, false);
+        let plan = Plan::find(form.data, false).widened(start.is_wide());
         form.encode(&plan, None, None).size()
     });
-    sizes.min().unwrap_or_default()
+    let cold = sizes.min().unwrap_or_default();
+    (cold, encode(data, None, Some(start)).len())
 }
 
 /// The block on a grid with its header, if it is one to be coded so.

@@ -146,6 +146,7 @@ impl Predictor {
         self.plan = plan;
         self.net = net;
         if !plan.wide {
+            self.banks.truncate(1);
             self.followers.clear();
         } else if self.banks.len() < 2 {
             // What was seen was not wide: the second bank begins with nothing, and nothing it says counts yet.
@@ -179,7 +180,7 @@ impl Predictor {
             + self.samples.memory()
             + self.direct.memory()
             + 2 * apm::MEMORY
-            + (1 << 17)
+            + (1 << 18)
     }
 
     /// What comes next in lane `l`. Where the byte is `open`, likely to be coded in full, its contexts are made ready, too: so the wait for

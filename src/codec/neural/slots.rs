@@ -25,6 +25,9 @@ pub(super) type Sizes = [u8; CONTEXTS];
 const SHORT: usize = 8192;
 const LESS: u32 = 3;
 
+/// Buckets from which a table is worth keeping for the next one: the first bank's of blocks that are not short.
+const LARGE: usize = 1 << 17;
+
 /// Largest count of a slot.
 pub(super) const COUNT_LIMIT: u32 = 127;
 
@@ -101,7 +104,7 @@ impl Slots {
 
     /// Bytes that the buckets take.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&self.buckets[..])
+        self.buckets.capacity() * size_of::<Bucket>()
     }
 
     /// Makes room for `n` buckets, in huge pages where the system has them: nearly every look-up is on another page.
@@ -109,8 +112,10 @@ impl Slots {
         if self.buckets.capacity() >= n {
             return;
         }
-        WANTED.set(false);
-        self.buckets = SPARE.take();
+        if n >= LARGE {
+            WANTED.set(false);
+            self.buckets = SPARE.take();
+        }
         if self.buckets.capacity() >= n {
             return;
         }
@@ -231,7 +236,7 @@ impl Slots {
 impl Drop for Slots {
     fn drop(&mut self) {
         // Where the thread is ending there is nothing to keep it for.
-        if WANTED.try_with(Cell::take) == Ok(true) {
+        if self.buckets.capacity() >= LARGE && WANTED.try_with(Cell::take) == Ok(true) {
             let _ = SPARE.try_with(|spare| spare.replace(std::mem::take(&mut self.buckets)));
         }
     }
@@ -269,7 +274,7 @@ mod tests {
 
     fn table() -> Slots {
         let mut slots = Slots::new();
-        slots.reset(&[10; CONTEXTS], 1 << 16);
+        slots.reset(&[14; CONTEXTS], 1 << 16);
         slots
     }
 
@@ -281,11 +286,18 @@ mod tests {
         let [first, second] = [table(), table()];
         let (at, memory) = (first.buckets.as_ptr(), first.memory());
         want_spare();
+        let mut small = Slots::new();
+        small.reset(&[10; CONTEXTS], 1 << 16);
+        drop(small);
+        assert_eq!(spare_memory(), 0, "too small to be kept");
         drop(first);
         assert!(spare_memory() >= memory);
         let kept = spare_memory();
         drop(second);
         assert_eq!(spare_memory(), kept, "one is enough");
+        let mut small = Slots::new();
+        small.reset(&[10; CONTEXTS], 1 << 16);
+        assert_eq!(spare_memory(), kept, "too large for it");
         let third = table();
         assert_eq!((third.buckets.as_ptr(), spare_memory()), (at, 0));
         assert!(third.buckets.iter().all(|b| b.0 == EMPTY.0));

@@ -147,6 +147,11 @@ impl Start {
         &self.seen
     }
 
+    /// Whether what comes after it is wide.
+    pub(super) fn is_wide(&self) -> bool {
+        self.plan.wide
+    }
+
     /// The columns of its records.
     pub(super) fn layout(&self) -> Layout {
         self.plan.layout

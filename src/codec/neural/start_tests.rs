@@ -99,7 +99,7 @@ fn what_a_state_needs_is_at_hand_whatever_else_was_tried() {
         let kept = code(&others[1], None, Some(&start), Effort::Usual);
         for other in &others {
             encode(other, None, None);
-            sample_len(other, Some(&start));
+            sample_lens(other, &start);
         }
         let payload = kept.into_payload();
         assert!(takes_over(Some(&start), &others[1], &payload));

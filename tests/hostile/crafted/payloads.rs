@@ -28,7 +28,6 @@ fn impossible_plans_are_refused() {
         ("unknown flag", &[0x18, 0, 0]),
         ("sixteen lanes", &[0x10, 0xf0, 0]),
         ("three lanes without a model", &[0x10, 0x20, 0]),
-        ("two lanes of a wide block", &[0x10, 0x90, 0]),
         ("five lanes with a model", &[0x11, 0x40, 0]),
         ("a model that is not given", &[0x11, 0, 0]),
         ("a start state that is not given", &[0x14, 0, 0]),
@@ -44,17 +43,30 @@ fn impossible_plans_are_refused() {
         }
     }
     let other = Start::then(None, &b"0123456789abcdef".repeat(64), None);
-    let data = b"0123456789abcdef".repeat(64);
+    let lines = (0..400u32).map(|n| format!("{n},{}\n", n * n % 977));
+    let data = lines.collect::<String>().into_bytes();
     let means = Means {
         effort: Effort::Dense,
         ..Means::default()
     };
     let dense = encode_after(None, &data, means, None);
     let wide = Start::then(None, &data, Some(&dense.payload));
-    refused("a wide start state of a block that is not", || {
-        let payload = neural(&[0x16, 0, 0], &noise(64));
-        decode(CodecId::Neural, None, &payload, MIB, Some(&wide))
+    assert_eq!((dense.codec, dense.payload[1] >> 7), (CodecId::Neural, 1));
+    let [flags, shape, low, ..] = dense.payload[..] else {
+        panic!("it has a header");
+    };
+    for (shape, other) in [(shape, false), (shape & 7, true)] {
+        let error = refused("a wide start state of a block that is, or is not", || {
+            let payload = neural(&[flags | 4, shape, low, 0, 0], &noise(64));
+            decode(CodecId::Neural, None, &payload, MIB, Some(&wide))
+        });
+        assert_eq!(error.contains("another start state"), other, "{error}");
+    }
+    let error = refused("two lanes of a wide block", || {
+        let payload = neural(&[0x10, 0x90, 0], &noise(64));
+        decode(CodecId::Neural, None, &payload, MIB, None)
     });
+    assert!(error.contains("impossible plan"), "{error}");
     refused("a start state with another stride", || {
         decode(
             CodecId::Neural,
