@@ -24,6 +24,8 @@ pub mod tally;
 mod walk;
 
 #[cfg(test)]
+mod again_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

@@ -35,13 +35,13 @@ fn alike(len: usize, kind: u64, seed: u64) -> Vec<u8> {
     out
 }
 
-struct Packed {
-    dir: tempfile::TempDir,
+pub(super) struct Packed {
+    pub(super) dir: tempfile::TempDir,
     files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Packed {
-    fn new() -> Packed {
+    pub(super) fn new() -> Packed {
         let dir = tempfile::tempdir().unwrap();
         Archive::init(dir.path()).unwrap();
         Packed {
@@ -50,16 +50,16 @@ impl Packed {
         }
     }
 
-    fn put(&mut self, name: &str, data: Vec<u8>) {
+    pub(super) fn put(&mut self, name: &str, data: Vec<u8>) {
         std::fs::write(self.dir.path().join(name), &data).unwrap();
         self.files.push((name.into(), data));
     }
 
-    fn archive(&self) -> Archive {
+    pub(super) fn archive(&self) -> Archive {
         Archive::open(self.dir.path(), Access::Write).unwrap()
     }
 
-    fn pack(&self, job: Job) -> Summary {
+    pub(super) fn pack(&self, job: Job) -> Summary {
         let fs = Fs::new(self.archive(), FsOptions::default()).unwrap();
         let done = pack_all(&fs, job);
         fs.shutdown().unwrap();
@@ -83,7 +83,7 @@ impl Packed {
             .collect()
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let fs = Fs::new(self.archive(), FsOptions::default()).unwrap();
         for (path, data) in &self.files {
             let fh = fs.open(fs.resolve(Path::new(path)).unwrap(), 0).unwrap();

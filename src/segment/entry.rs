@@ -79,6 +79,17 @@ impl BlockEntry {
     }
 }
 
+/// The model's number in a directory's table, from 1; 0 without a model.
+///
+/// # Panics
+/// The table lacks it: what was written without it could not be read again.
+pub(super) fn model_number(models: &[ModelId], model: Option<ModelId>) -> u8 {
+    let Some(id) = model else { return 0 };
+    let at = models.iter().position(|&named| named == id);
+    let number = at.and_then(|at| u8::try_from(at + 1).ok());
+    number.expect("writers put every model into the table before they name it")
+}
+
 /// The longest payload that a block of this size may have.
 #[must_use]
 pub fn max_payload(block_size: u32) -> u32 {
@@ -88,6 +99,19 @@ pub fn max_payload(block_size: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn models_are_numbered_from_one() {
+        let [a, b] = [1, 2].map(|n| ModelId([n; 16]));
+        assert_eq!(model_number(&[a, b], None), 0);
+        assert_eq!(model_number(&[a, b], Some(b)), 2);
+    }
+
+    #[test]
+    #[should_panic = "before they name it"]
+    fn no_index_names_a_model_that_is_not_in_its_table() {
+        model_number(&[ModelId([1; 16])], Some(ModelId([2; 16])));
+    }
 
     #[test]
     fn a_cut_block_reads_zeros_after_its_visible_part() {

@@ -5,7 +5,7 @@
 
 use crate::codec::{CodecId, ModelId};
 
-use super::entry::BlockEntry;
+use super::entry::{BlockEntry, model_number};
 use super::wire::{Cursor, put_varint, put_zigzag};
 
 /// Blocks that one page covers.
@@ -82,7 +82,10 @@ impl Page {
         self.entries.split_off(at)
     }
 
-    /// Appends the page's bytes to `out`. Every model that an entry names is in `models`.
+    /// Appends the page's bytes to `out`.
+    ///
+    /// # Panics
+    /// An entry names a model that `models` lacks.
     pub(super) fn encode(&self, block_size: u32, models: &[ModelId], out: &mut Vec<u8>) {
         put_varint(out, self.entries.len() as u64);
         let mut next_slot = 0;
@@ -95,8 +98,7 @@ impl Page {
             put_varint(out, u64::from(block_size.saturating_sub(e.decoded_len)));
             put_varint(out, u64::from(e.decoded_len.saturating_sub(e.visible_len)));
             out.push(e.codec as u8);
-            let model = e.model.and_then(|id| models.iter().position(|m| *m == id));
-            out.push(model.map_or(0, |at| (at + 1) as u8));
+            out.push(model_number(models, e.model));
             put_varint(out, u64::from(e.start));
             out.extend(e.payload_crc.to_le_bytes());
             out.extend(e.decoded_crc.to_le_bytes());

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::{CodecId, ModelId, PrimerId};
 
-use super::entry::BlockEntry;
+use super::entry::{BlockEntry, model_number};
 use super::wire::{Cursor, put_varint, put_zigzag};
 
 /// No table has more states.
@@ -157,7 +157,10 @@ impl Starts {
         self.kept.get(&range.start) == Some(&range.end)
     }
 
-    /// Appends the table's bytes to `out`. Every model that a state names is in `models`.
+    /// Appends the table's bytes to `out`.
+    ///
+    /// # Panics
+    /// A state names a model that `models` lacks.
     pub(super) fn encode(&self, block_size: u32, models: &[ModelId], out: &mut Vec<u8>) {
         put_varint(out, self.entries.len() as u64);
         let mut next_offset = 0u64;
@@ -169,11 +172,10 @@ impl Starts {
                 }
                 StartEntry::Block { parent, payload: e } => {
                     let from_parent = if e.start == 0 { 0 } else { FROM_PARENT };
-                    let model = e.model.and_then(|id| models.iter().position(|m| *m == id));
-                    debug_assert_eq!(model.is_some(), e.model.is_some());
-                    let with_model = if model.is_some() { WITH_MODEL } else { 0 };
+                    let model = model_number(models, e.model);
+                    let with_model = if model == 0 { 0 } else { WITH_MODEL };
                     out.push(e.codec as u8 | from_parent | with_model);
-                    out.extend(model.map(|at| (at + 1) as u8));
+                    out.extend((model != 0).then_some(model));
                     put_varint(out, u64::from(*parent));
                     put_zigzag(out, e.offset.wrapping_sub(next_offset) as i64);
                     put_varint(out, u64::from(e.len));

@@ -1,5 +1,6 @@
 //! The contexts: which parts of the past a counter table is keyed by. Changing one changes the format.
 
+use super::around;
 use super::lane::{Finder, Lane, NONE};
 use super::plan::{Kind, Plan};
 use super::slots::Sizes;
@@ -72,22 +73,13 @@ pub(super) fn contexts(
     let byte = |back: usize| u64::from(lane.byte(block, pos, back));
     let p1 = p(1);
 
-    // The alignment pointer: byte there, before there, and at its own pointer.
     let (mut a, mut aw, mut aa, mut ahead, mut trust) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    if lane.aligned != NONE {
-        let q = lane.aligned as usize;
-        a = u64::from(block[q]);
-        aw = if q > 0 { u64::from(block[q - 1]) } else { 0 };
-        let up = finder.trail[q];
-        aa = if up != NONE {
-            u64::from(block[up as usize])
-        } else {
-            0
-        };
+    if let Some(pointer) = around::pointer(lane, block, finder) {
+        (a, aw, aa) = (pointer.byte, pointer.before, pointer.up);
         trust = 1 + u64::from(lane.misses.min(3));
-        let known = (finder.known(q) - q).min(AHEAD);
+        let known = (finder.known(pointer.at) - pointer.at).min(AHEAD);
         for j in 0..known {
-            ahead |= u64::from(block[q + j]) << (8 * j);
+            ahead |= u64::from(block[pointer.at + j]) << (8 * j);
         }
     }
     let ok = u64::from(trust > 0);
@@ -139,18 +131,8 @@ pub(super) fn contexts(
         Kind::Text => {
             let field = lane.field as u64;
             let (mut f, mut f1, mut fw) = (0u64, 0u64, 0u64);
-            if let Some(q) = lane.field_above(pos) {
-                f = u64::from(block[q]);
-                f1 = if q + 1 < pos {
-                    u64::from(block[q + 1])
-                } else {
-                    0
-                };
-                fw = if q > lane.begin {
-                    u64::from(block[q - 1])
-                } else {
-                    0
-                };
+            if let Some(above) = around::field_above(lane, block, pos) {
+                (f, f1, fw) = (above.byte, above.after, above.before);
             }
             let column = pos - lane.line;
             let n_at = lane.line_above + column;

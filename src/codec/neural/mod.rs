@@ -5,6 +5,7 @@
 //! damaged payload are the caller's checksum to find. Layout: docs/CODEC.md.
 
 mod apm;
+mod around;
 mod bank;
 mod coder;
 mod contexts;

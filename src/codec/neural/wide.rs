@@ -2,8 +2,9 @@
 //!
 //! A wide block has one lane, so every byte before its place is known.
 
+use super::around;
 use super::contexts::{CONTEXTS, delta, hash};
-use super::lane::{Finder, Lane, NONE};
+use super::lane::{Finder, Lane};
 use super::plan::{Kind, Plan};
 use super::slots::Sizes;
 
@@ -130,18 +131,10 @@ pub(super) fn contexts(
 
     // At the alignment pointer, if there is one: this byte, the one before, the one at its own pointer, and the next one.
     let (mut a, mut aw, mut aa, mut next) = (0u64, 0u64, 0u64, 0u64);
-    if lane.aligned != NONE {
-        let q = lane.aligned as usize;
-        a = 256 | u64::from(block[q]);
-        aw = if q > 0 { u64::from(block[q - 1]) } else { 0 };
-        let up = finder.trail[q];
-        aa = if up != NONE {
-            u64::from(block[up as usize])
-        } else {
-            0
-        };
-        if finder.known(q) > q + 1 {
-            next = 256 | u64::from(block[q + 1]);
+    if let Some(pointer) = around::pointer(lane, block, finder) {
+        (a, aw, aa) = (256 | pointer.byte, pointer.before, pointer.up);
+        if finder.known(pointer.at) > pointer.at + 1 {
+            next = 256 | u64::from(block[pointer.at + 1]);
         }
     }
     let after1 = u64::from(followers.one[p1 as usize]);
@@ -188,18 +181,9 @@ pub(super) fn contexts(
             let (mut f, mut f1, mut fw) = (0u64, 0u64, 0u64);
             // How this field differs first from the one above: 2 without that, 0 not at all.
             let mut differs = 2u64;
-            if let Some(q) = lane.field_above(pos) {
-                f = u64::from(block[q]);
-                f1 = if q + 1 < pos {
-                    u64::from(block[q + 1])
-                } else {
-                    0
-                };
-                fw = if q > lane.begin {
-                    u64::from(block[q - 1])
-                } else {
-                    0
-                };
+            if let Some(up) = around::field_above(lane, block, pos) {
+                let q = up.at;
+                (f, f1, fw) = (up.byte, up.after, up.before);
                 let room = at.min(COMPARED).min(q);
                 let first = (1..=room).rev().find(|j| block[pos - j] != block[q - j]);
                 differs = first.map_or(0, |j| {
