@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::repack::absolute_profile;
 use super::{CliError, Outcome, parse_size, warn};
 use crate::fs::DiskCacheOptions;
 use crate::mount::{self, LEAST_MEMORY, MetricsAddr, MountError, MountSettings, Options};
@@ -104,13 +105,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
             Outcome::Failed
         });
     }
-    let profile = match args.profile.contains('/') {
-        true => std::path::absolute(&args.profile)
-            .map_err(|e| CliError::io(&args.profile, &e))?
-            .display()
-            .to_string(),
-        false => args.profile,
-    };
+    let profile = absolute_profile(&args.profile)?;
     mount::serve(&MountSettings {
         backing,
         mountpoint,

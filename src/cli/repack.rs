@@ -102,7 +102,7 @@ fn place_of(path: &Path) -> Result<Place, CliError> {
 }
 
 /// A profile as the daemon, which has another working directory, can find it.
-fn absolute_profile(profile: &str) -> Result<String, CliError> {
+pub(super) fn absolute_profile(profile: &str) -> Result<String, CliError> {
     if !profile.contains('/') && !profile.ends_with(".safetensors") {
         return Ok(profile.to_string());
     }

@@ -182,6 +182,10 @@ fn idle_line(idle: &Idle) -> String {
             format!("packing {} ({done}{rests})", unescape(file).display())
         }
         (IdleState::Looking, _) => "looking for files".to_string(),
+        _ if idle.error.is_some() => {
+            let error = idle.error.as_deref().unwrap_or_default();
+            format!("can not pack: {error}")
+        }
         _ => "waiting".to_string(),
     };
     format!(

@@ -85,8 +85,8 @@ pub fn serve(settings: &MountSettings) -> Result<(), MountError> {
         profile: settings.profile.clone(),
         block_size: settings.block_size,
     };
-    if settings.pack_after.is_some() {
-        // An unknown profile is better told now than in the log.
+    if !read_only {
+        // An unknown profile is better told now than when somebody packs.
         archive.models().profile_or_none(&settings.profile)?;
     }
     let budget = Budget::new(settings.memory_limit, settings.cache_bytes);

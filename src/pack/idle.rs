@@ -59,6 +59,7 @@ struct State {
     file_bytes: u64,
     settled: u64,
     looks: u64,
+    error: Option<String>,
 }
 
 impl Idle {
@@ -130,6 +131,7 @@ impl IdleView {
             looks: state.looks,
             rests,
             rested,
+            error: state.error.clone(),
         }
     }
 }
@@ -170,12 +172,17 @@ impl Packer {
                 settled.keep(self.fs.archive(), true);
                 self.shared.state().settled = settled.len() as u64;
             }
-            match ended {
-                Ok(()) => {}
+            let error = match ended {
+                Ok(()) => None,
                 Err(PackError::Cancelled) => return,
-                Err(e) => log::warn!("packing in the background: {e}"),
-            }
+                Err(e) => Some(e.to_string()),
+            };
             let mut state = self.shared.state();
+            if let Some(e) = error.as_ref().filter(|_| error != state.error) {
+                // The next looks may well end alike.
+                log::warn!("packing in the background: {e}");
+            }
+            state.error = error;
             state.is = IdleState::Waiting;
             (state.files, state.bytes) = (0, 0);
             (state.file, state.file_bytes) = (None, 0);

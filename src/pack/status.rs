@@ -224,6 +224,9 @@ pub struct Idle {
     pub rests: u64,
     /// Milliseconds of all rests together.
     pub rested: u64,
+    /// Why the last look came to nothing, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How far a scrub is.
@@ -247,7 +250,7 @@ impl Status {
     #[must_use]
     pub fn without_names(mut self) -> Status {
         if let Some(idle) = &mut self.idle {
-            idle.file = None;
+            (idle.file, idle.error) = (None, None);
         }
         self
     }

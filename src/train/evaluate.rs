@@ -47,8 +47,18 @@ pub fn evaluate_reaching(
     stride: u16,
     reach: Reach,
 ) -> Result<Score, EngineError> {
+    evaluate_lanes(model, block, stride, reach, crate::engine::MAX_LANES)
+}
+
+/// The same in so many lanes.
+pub(super) fn evaluate_lanes(
+    model: &Model,
+    block: &[u8],
+    stride: u16,
+    reach: Reach,
+    lanes: usize,
+) -> Result<Score, EngineError> {
     let names = &model.config().model.features;
-    let lanes = crate::engine::MAX_LANES;
     let len = block.len().div_ceil(lanes);
     let mut state = State::new(model, lanes)?.reaching(reach);
     let mut weights = vec![[0u32; 256]; lanes];

@@ -3,6 +3,7 @@
 use super::checkpoint::{Checkpoint, Parts, Plan, State};
 use super::compare::{Comparison, compare};
 use super::evaluate::{evaluate, held_out, mean};
+use super::exported::{Exported, exported};
 use super::metrics::{Line, Metrics};
 use super::optimiser::AdamW;
 use super::replace::{check, replace};
@@ -70,6 +71,8 @@ pub struct Summary {
     pub after: Vec<(String, Score)>,
     /// Held-out blocks packed with the model, and by other compressors; nothing if none are held out.
     pub comparison: Option<Comparison>,
+    /// What exporting cost; nothing if no held-out block is as long as a segment.
+    pub exported: Option<Exported>,
     /// Size of the model file.
     pub model_bytes: usize,
     /// Id of the model.
@@ -283,7 +286,9 @@ impl<'a> Run<'a> {
             Some(init) => Some(evaluate(init, &blocks)?),
             None => None,
         };
+        let window = self.settings.dataset.window_size;
         Ok(Summary {
+            exported: exported(&self.model, &model, &blocks, window)?,
             steps: self.state.step,
             seconds,
             complete,

@@ -109,6 +109,11 @@ fn a_run_learns_and_repeats_exactly_and_starts_from_a_model() {
     let comparison = summary.comparison.unwrap();
     assert_eq!(comparison.bytes, 760, "the file that is held out");
     assert!(comparison.packed < 100 && comparison.packed_before.is_none());
+    let exported = summary.exported.unwrap();
+    assert!(
+        exported.floats > 0.1 && exported.loss().abs() < 1.0,
+        "{exported:?}"
+    );
 
     place.run("b", None, None, 99).unwrap();
     assert!(

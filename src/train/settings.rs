@@ -127,19 +127,22 @@ impl Settings {
                 d.window_size <= super::BLOCK,
                 "dataset.window_size must fit in a block of 65536 bytes",
             ),
-            (d.stride >= 1, "dataset.stride must be at least 1"),
+            (
+                (1..=super::BLOCK).contains(&d.stride),
+                "dataset.stride must be 1 to 65536",
+            ),
             (
                 (1..=1024).contains(&t.batch_size),
                 "training.batch_size must be 1 to 1024",
             ),
             (
-                t.learning_rate > 0.0,
-                "training.learning_rate must be above 0",
+                t.learning_rate > 0.0 && t.learning_rate <= 10.0,
+                "training.learning_rate must be above 0, and 10 at most",
             ),
             (t.clip_norm > 0.0, "training.clip_norm must be above 0"),
             (
-                t.weight_decay >= 0.0,
-                "training.weight_decay must not be negative",
+                (0.0..=1.0).contains(&t.weight_decay),
+                "training.weight_decay must be 0 to 1",
             ),
             (t.steps >= 1, "training.steps must be at least 1"),
         ];
@@ -203,7 +206,18 @@ mod tests {
             ("n_layers: 1", "n_layers: 0", "n_layers"),
             ("n_layers: 1", "layers: 1", "layers"),
             ("stride: 32", "stride: 0", "stride"),
+            ("stride: 32", "stride: 65537", "stride"),
             ("dataset:", "data:", "data"),
+            (
+                "dataset:",
+                "training: {learning_rate: .inf}\ndataset:",
+                "learning_rate",
+            ),
+            (
+                "dataset:",
+                "training: {weight_decay: 1e300}\ndataset:",
+                "weight_decay",
+            ),
             ("window_size: 64", "window_size: 65537", "window_size"),
         ] {
             let error = Settings::parse(&GOOD.replace(from, to)).unwrap_err();

@@ -110,6 +110,7 @@ fn summary_says_what_was_learnt_and_whether_it_beats_what_it_started_from() {
         verdict.len() == 1 && verdict[0].contains("% smaller"),
         "{text}"
     );
+    assert!(text.contains("\nexported: "), "{text}");
 
     let result = json(&run(start(300, "b", "a").arg("--json"), GOOD));
     assert_eq!(result["complete"], true);
@@ -121,6 +122,8 @@ fn summary_says_what_was_learnt_and_whether_it_beats_what_it_started_from() {
     assert_eq!(result["verdict"]["better"], true);
     assert!(result["verdict"]["packed_change"].as_f64().unwrap() < -1.0);
     assert!(result["verdict"]["model_change"].as_f64().unwrap() < -1.0);
+    let exported = |by: &str| result["exported"][by].as_f64().unwrap();
+    assert!(exported("engine") < 1.01 * exported("floats") && exported("floats") > 0.0);
     let packed = &result["packed"];
     let size = |name: &str| packed[name].as_u64().unwrap();
     assert!(size("packed") < size("packed_before"));

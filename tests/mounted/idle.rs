@@ -253,3 +253,43 @@ fn killed_at_any_moment_it_leaves_every_file_whole_and_goes_on() {
     ok(vortex().args(["verify"]).arg(archive.backing()));
     archive.umount();
 }
+
+/// The daemon works in another directory than who mounts.
+#[test]
+fn it_finds_a_profile_of_the_callers_directory_and_says_when_it_is_gone() {
+    let Some(archive) = Archive::unmounted() else {
+        return;
+    };
+    let outside = archive.outside();
+    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/edge.safetensors");
+    fs::copy(profile, outside.join("own.safetensors")).unwrap();
+    let options = [
+        "--profile",
+        "own.safetensors",
+        "--pack",
+        "idle",
+        "--pack-after",
+        "1",
+    ];
+    ok(archive.mount_command(&options).current_dir(&outside));
+    let line = |n: u32| format!("{n},{},on\n", n.wrapping_mul(2_654_435_761) >> 21);
+    let lines: Vec<u8> = (0..20_000).flat_map(|n| line(n).into_bytes()).collect();
+    put(&archive, "a.csv", &lines);
+    let before = blocks(&archive, "a.csv");
+    until("the file is packed", || blocks(&archive, "a.csv") < before);
+    assert_eq!(fs::read(archive.at("a.csv")).unwrap(), lines);
+    assert_eq!(idle(&archive).error, None);
+
+    fs::remove_file(outside.join("own.safetensors")).unwrap();
+    until("it says so", || idle(&archive).error.is_some());
+    let error = idle(&archive).error.unwrap();
+    assert!(error.contains("own.safetensors"), "{error}");
+    let said = ok(vortex().arg("status").arg(archive.mnt()));
+    assert!(said.contains("can not pack: "), "{said}");
+    // Each look ends alike; the log has it once.
+    looks(&archive, 3);
+    let log = fs::read_to_string(archive.backing().join(".vortex/log")).unwrap();
+    assert_eq!(log.matches("packing in the background").count(), 1, "{log}");
+    fs::copy(profile, outside.join("own.safetensors")).unwrap();
+    until("it goes on", || idle(&archive).error.is_none());
+}

@@ -88,10 +88,13 @@ fn options_are_known_or_refused() {
     for bad in ["suid_everyone", "fsname=a\\,suid", "ro,rw", "uid=0"] {
         fails(&mut archive.mount_command(&["-o", bad]), 1);
     }
-    fails(
-        &mut archive.mount_command(&["--profile", "nosuch", "--pack", "idle"]),
-        1,
-    );
+    for profile in ["nosuch", "gone.safetensors"] {
+        for pack in ["idle", "off"] {
+            let options = ["--profile", profile, "--pack", pack];
+            let said = fails(&mut archive.mount_command(&options), 1);
+            assert!(said.contains(profile), "{said}");
+        }
+    }
     assert!(
         !archive
             .mount_command(&["--block-size", "3K"])

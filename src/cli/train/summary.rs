@@ -2,7 +2,7 @@
 
 use super::Args;
 use crate::cli::{CliError, print, show_bytes};
-use crate::train::{Comparison, Score, Summary, mean, perplexity, ratio};
+use crate::train::{Comparison, Exported, Score, Summary, mean, perplexity, ratio};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -21,6 +21,8 @@ pub(super) struct Report {
     /// Mean over the sources.
     held_out: Option<Figures>,
     packed: Option<Comparison>,
+    /// The start of held-out blocks, one segment each.
+    exported: Option<Exported>,
     verdict: Option<Verdict>,
 }
 
@@ -78,6 +80,7 @@ impl Report {
                 perplexity: perplexity(bits_per_byte),
             }),
             packed: s.comparison,
+            exported: s.exported,
             verdict: Verdict::new(args.init.as_deref(), s),
         }
     }
@@ -109,6 +112,14 @@ impl Report {
                 times(c.packed),
                 times(c.zstd_19),
                 times(c.xz_9e)
+            ))?;
+        }
+        if let Some(e) = &self.exported {
+            print(format_args!(
+                "exported: {:.4} bits per byte by the integer engine, {:.4} in training ({:+.3} %)",
+                e.engine,
+                e.floats,
+                e.loss()
             ))?;
         }
         let out = self.profile.display();
