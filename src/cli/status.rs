@@ -182,11 +182,10 @@ fn idle_line(idle: &Idle) -> String {
             format!("packing {} ({done}{rests})", unescape(file).display())
         }
         (IdleState::Looking, _) => "looking for files".to_string(),
-        _ if idle.error.is_some() => {
-            let error = idle.error.as_deref().unwrap_or_default();
-            format!("can not pack: {error}")
-        }
-        _ => "waiting".to_string(),
+        _ => match &idle.error {
+            Some(error) => format!("can not pack: {error}"),
+            None => "waiting".to_string(),
+        },
     };
     format!(
         "{state}; {} files and {} to pack, {} need nothing; rested {} times, {} in all",

@@ -8,6 +8,7 @@
 //! returns, and everything is durable when it is gone.
 
 mod adapter;
+mod buffer;
 mod check;
 mod control;
 mod convert;
@@ -15,6 +16,7 @@ mod daemon;
 mod evict;
 mod exposition;
 mod figures;
+mod kernel;
 mod listing;
 mod logfile;
 mod memory;

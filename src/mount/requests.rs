@@ -1,6 +1,5 @@
 //! One thin method a FUSE request.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,84 +8,28 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
     Adapter, DAEMON_XATTR, GENERATION, STATUS_XATTR, caller, empty, handle, node, positional,
     rename_flags, xattr,
 };
+use super::buffer::with_buffer;
 use super::convert::{decode_device, file_attr, file_type, set_time};
+use super::kernel::open_flags;
 use super::set_ids::may_keep;
 use crate::fs::{FsError, Kind, NodeId, SetAttr};
-
-/// The largest request in either direction.
-const MAX_IO: u32 = 1 << 20;
 
 /// Begins the names of access control lists among extended attributes.
 const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
-thread_local! {
-    /// What this thread reads into. Kept, since the system would clear new memory for every long read.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Calls `f` with this thread's buffer of `size` bytes, which hold anything.
-fn with_buffer(size: u32, f: impl FnOnce(&mut [u8])) {
-    // The kernel asks for no more than it was told.
-    let size = size.min(MAX_IO) as usize;
-    BUFFER.with_borrow_mut(|buffer| {
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        f(buffer.get_mut(..size).unwrap_or_default());
-    });
-}
-
-/// What the kernel may do with an open file. What was only read has nothing to be told of when it is closed.
-fn open_flags(flags: OpenFlags) -> FopenFlags {
-    if flags.acc_mode() == OpenAccMode::O_RDONLY {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            // Not ATOMIC_O_TRUNC: with it an open that empties a running program does so before the kernel refuses it.
-            // Without it the kernel takes the mask of an access control list for the group's permissions.
-            | InitFlags::FUSE_POSIX_ACL
-            // A directory's default list takes the place of the umask, which the kernel does not look at.
-            | InitFlags::FUSE_DONT_MASK
-            | InitFlags::FUSE_ASYNC_DIO;
-        if self.read_only {
-            // Beside a writer the contents change behind the kernel: let it compare times.
-            wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
-            // Where the kernel has it. The backing files may not lie on a stacked file system.
-            self.passthrough.enabled = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-                && config.set_max_stack_depth(1).is_ok();
-        }
-        if !self.read_only {
-            let ours = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
-            self.set_ids.ours = ours.is_ok();
-        }
-        if let Err(missing) = config.add_capabilities(wanted) {
-            let _ = config.add_capabilities(wanted - missing);
-        }
-        if let Err(largest) = config.set_max_readahead(MAX_IO) {
-            let _ = config.set_max_readahead(largest);
-        }
-        if let Err(largest) = config.set_max_write(MAX_IO) {
-            let _ = config.set_max_write(largest);
-        }
-        let _ = config.set_max_background(64);
+        self.agree(config);
         Ok(())
     }
 
