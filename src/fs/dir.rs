@@ -109,7 +109,7 @@ impl Fs {
         self.lookup(parent, &entry.name)
     }
 
-    fn list(&self, dir: &Node) -> Result<Listing> {
+    pub(super) fn list(&self, dir: &Node) -> Result<Listing> {
         let _names = read(&self.namespace);
         let _entries = read(&dir.entries);
         let backing = dir.backing()?;

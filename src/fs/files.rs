@@ -24,7 +24,7 @@ use crate::sync::atomic::Ordering;
 
 /// What the disk is to fetch of a file that is opened to be read, in bytes: who opens one reads most likely from its beginning,
 /// and all of a small one.
-const OPEN_AHEAD: u64 = 128 << 10;
+pub(super) const OPEN_AHEAD: u64 = 128 << 10;
 
 /// Keeps a node's content loaded while it lives.
 pub(super) struct Hold<'a> {
@@ -328,6 +328,7 @@ impl Fs {
         })?);
         if !writing {
             Storage::will_need(&*file, 0, OPEN_AHEAD);
+            self.expect_neighbours(node);
         }
         *content = if backing.is_segment() {
             let mut open = self.open_segment(node, &file, writing)?;

@@ -23,6 +23,7 @@ mod below;
 mod cache;
 mod content;
 mod convert;
+mod course;
 mod crowd;
 mod dir;
 mod disk_cache;

@@ -1,4 +1,5 @@
-//! Read-ahead: decodes blocks that will be wanted next on threads of their own, so that a sequential reader has all cores.
+//! Read-ahead: decodes blocks that will be wanted next on threads of their own, so that a sequential reader has all cores, and has
+//! the disk fetch the files that come after those that were opened (`super::course`).
 //!
 //! What is decoded ahead goes through the cache like any read: a reader that comes meanwhile waits for it, one that comes first
 //! decodes it itself. Nobody waits for what is only planned; what does not fit the queue is not read ahead.
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use super::Fs;
 use super::content::Piece;
+use super::course::{Course, Places, Step};
 use super::read::{Caching, Source};
 use super::sync::lock;
 use crate::codec::CodecId;
@@ -17,10 +19,13 @@ use crate::sync::{Condvar, Mutex, PoisonError, thread};
 
 /// How long a thread waits for work before it ends and gives its memory back.
 const IDLE: Duration = Duration::from_secs(10);
+/// Directories that are followed at a time.
+const COURSES: usize = 2;
 
 /// Threads that decode ahead, and what they are to decode.
 #[derive(Default)]
 pub(super) struct ReadAhead {
+    pub(super) places: Places,
     shared: Arc<Shared>,
 }
 
@@ -33,22 +38,30 @@ struct Shared {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    courses: Vec<Course>,
+    /// Somebody is at a step.
+    following: bool,
     threads: usize,
     idle: usize,
     stop: bool,
 }
 
+enum Job {
+    Decode(Block),
+    Follow(Step),
+}
+
 /// One block to decode.
-struct Job {
+struct Block {
     source: Arc<Source>,
     block: u64,
     entry: BlockEntry,
 }
 
-impl Job {
-    fn is_same(&self, other: &Job) -> bool {
-        let key = |job: &Job| (job.source.instance, job.entry.offset);
-        key(self) == key(other)
+impl Block {
+    fn is_in(&self, job: &Job) -> bool {
+        let key = |block: &Block| (block.source.instance, block.entry.offset);
+        matches!(job, Job::Decode(other) if key(self) == key(other))
     }
 }
 
@@ -70,37 +83,50 @@ impl ReadAhead {
         }
     }
 
-    /// Hands jobs over; starts threads, at most `threads`, if all are busy.
-    fn submit(&self, fs: &Weak<Fs>, jobs: impl Iterator<Item = Job>, threads: usize) {
+    /// Hands blocks over; starts threads, at most `threads`, if all are busy.
+    fn submit(&self, fs: &Weak<Fs>, blocks: impl Iterator<Item = Block>, threads: usize) {
         let mut state = lock(&self.shared.state);
-        if state.stop {
-            return;
-        }
-        for job in jobs {
+        for block in blocks {
             // What nobody wants in the end should not have cost much.
-            let most = match job.entry.codec {
+            let most = match block.entry.codec {
                 CodecId::Neural => 2 * threads,
                 _ => 16 * threads,
             };
             if state.jobs.len() >= most {
                 break;
             }
-            if state.jobs.iter().any(|queued| queued.is_same(&job)) {
-                continue;
+            if !state.jobs.iter().any(|queued| block.is_in(queued)) {
+                state.jobs.push_back(Job::Decode(block));
+                self.wake(fs, &mut state, threads);
             }
-            state.jobs.push_back(job);
-            if state.idle >= state.jobs.len() {
-                self.shared.wake.notify_one();
-            } else if state.threads < threads {
-                let (fs, shared) = (fs.clone(), Arc::clone(&self.shared));
-                let spawned = thread::Builder::new()
-                    .name("read-ahead".into())
-                    .spawn(move || run(&fs, &shared));
-                match spawned {
-                    Ok(_) => state.threads += 1,
-                    // Readers then decode themselves.
-                    Err(error) => log::warn!("no thread to read ahead with: {error}"),
-                }
+        }
+    }
+
+    /// Hands a step over, to be taken next: it takes a moment only. While another one is taken this one is left out.
+    pub(super) fn follow(&self, fs: &Weak<Fs>, step: Step, threads: usize) {
+        let mut state = lock(&self.shared.state);
+        if !std::mem::replace(&mut state.following, true) {
+            state.jobs.push_front(Job::Follow(step));
+            self.wake(fs, &mut state, threads);
+        }
+    }
+
+    /// Sees to it that somebody takes the job that was just put into the queue.
+    fn wake(&self, fs: &Weak<Fs>, state: &mut State, threads: usize) {
+        if state.stop {
+            state.jobs.clear();
+            state.following = false;
+        } else if state.idle >= state.jobs.len() {
+            self.shared.wake.notify_one();
+        } else if state.threads < threads {
+            let (fs, shared) = (fs.clone(), Arc::clone(&self.shared));
+            let spawned = thread::Builder::new()
+                .name("read-ahead".into())
+                .spawn(move || run(&fs, &shared));
+            match spawned {
+                Ok(_) => state.threads += 1,
+                // Readers then decode themselves.
+                Err(error) => log::warn!("no thread to read ahead with: {error}"),
             }
         }
     }
@@ -111,12 +137,19 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
     let _ending = Ending(shared);
     while let Some(job) = shared.next() {
         let Some(fs) = fs.upgrade() else { break };
-        if fs.has_or_decodes(&job.source, &job.entry) {
+        match job {
             // To wait for another one would leave a core idle.
-            continue;
+            Job::Decode(block) if fs.has_or_decodes(&block.source, &block.entry) => {}
+            Job::Decode(block) => {
+                // An error is told to the one who reads the block.
+                let _ = fs.decoded(&block.source, block.block, &block.entry, Caching::Keep);
+            }
+            Job::Follow(step) => {
+                let known = shared.take_course(&step);
+                let course = fs.fetch_after(&step, known);
+                shared.keep_course(course);
+            }
         }
-        // An error is told to the one who reads the block.
-        let _ = fs.decoded(&job.source, job.block, &job.entry, Caching::Keep);
     }
 }
 
@@ -125,12 +158,34 @@ struct Ending<'a>(&'a Shared);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        lock(&self.0.state).threads -= 1;
+        let mut state = lock(&self.0.state);
+        state.threads -= 1;
+        // It may have been at a step.
+        state.following &= !std::thread::panicking();
+        if state.threads == 0 {
+            state.courses = Vec::new();
+        }
         self.0.wake.notify_all();
     }
 }
 
 impl Shared {
+    fn take_course(&self, step: &Step) -> Option<Course> {
+        let courses = &mut lock(&self.state).courses;
+        let at = courses.iter().position(|c| c.dir == step.dir)?;
+        Some(courses.remove(at))
+    }
+
+    /// The step was taken.
+    fn keep_course(&self, course: Option<Course>) {
+        let mut state = lock(&self.state);
+        state.following = false;
+        if let Some(course) = course {
+            state.courses.insert(0, course);
+            state.courses.truncate(COURSES);
+        }
+    }
+
     fn next(&self) -> Option<Job> {
         let mut state = lock(&self.state);
         loop {
@@ -170,11 +225,11 @@ impl Fs {
             threads = threads.saturating_sub(1);
         }
         let wanted = later.iter().chain(next.iter().filter(slow));
-        let jobs = wanted.filter_map(|piece| match piece {
+        let blocks = wanted.filter_map(|piece| match piece {
             Piece::Stored { block, entry, .. }
                 if entry.codec != CodecId::Raw && !self.has_or_decodes(source, entry) =>
             {
-                Some(Job {
+                Some(Block {
                     source: Arc::clone(source),
                     block: *block,
                     entry: *entry,
@@ -182,10 +237,10 @@ impl Fs {
             }
             _ => None,
         });
-        let mut jobs = jobs.peekable();
-        if jobs.peek().is_some() {
+        let mut blocks = blocks.peekable();
+        if blocks.peek().is_some() {
             expect(source, pieces);
-            self.readahead.submit(&self.this, jobs, threads);
+            self.readahead.submit(&self.this, blocks, threads);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Read-ahead: who reads on finds the next blocks decoded, who jumps about does not make work.
+//! Read-ahead: who reads on finds the next blocks decoded, and the next files fetched; who jumps about does not make work.
 
 use std::time::{Duration, Instant};
 
@@ -98,5 +98,88 @@ fn blocks_that_are_damaged_fail_the_read_that_wants_them_and_no_other() {
         } else {
             assert!(read.unwrap() == content[from..from + BLOCK], "{block}");
         }
+    }
+}
+
+/// A file's pages are in the page cache, the first of them.
+fn is_fetched(path: &Path) -> bool {
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: nobody changes the file.
+    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    let mut pages = vec![0u8; map.len().div_ceil(4096)];
+    // SAFETY: the map begins at a page, and there is a byte for each of its pages.
+    let rc = unsafe {
+        libc::mincore(
+            map.as_ptr().cast_mut().cast(),
+            map.len(),
+            pages.as_mut_ptr(),
+        )
+    };
+    assert_eq!(rc, 0);
+    pages[0] & 1 == 1
+}
+
+/// A hundred files, mounted again with nothing in any cache; none if the system does not let go of what it has.
+fn many_files(access: Access) -> Option<Mounted> {
+    let m = Mounted::new();
+    for i in 0..100 {
+        m.put(&format!("{i:02}"), &data(5000, i));
+    }
+    let m = m.again_as(true, access);
+    for i in 0..100 {
+        let path = m.backing(&format!("{i:02}.vortex"));
+        let file = std::fs::File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if is_fetched(&path) {
+            eprintln!("not tried: {} stays in memory", path.display());
+            return None;
+        }
+    }
+    Some(m)
+}
+
+#[test]
+fn who_opens_one_file_after_another_finds_the_next_ones_fetched() {
+    for access in [Access::Write, Access::Read] {
+        let Some(m) = many_files(access) else { return };
+        let fetched = |i: u32| is_fetched(&m.backing(&format!("{i:02}.vortex")));
+        m.open("00", RDONLY);
+        assert!(!fetched(2), "one file says nothing about the next");
+        for i in 1..30 {
+            m.open(&format!("{i:02}"), RDONLY);
+            let begun = Instant::now();
+            while !fetched(i + 1) || !fetched(i + 4) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "after {i}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        assert!(!fetched(70), "no further than a few");
+    }
+}
+
+#[test]
+fn who_goes_another_way_has_no_others_fetched() {
+    let Some(m) = many_files(Access::Write) else {
+        return;
+    };
+    let mut names: Vec<String> = std::fs::read_dir(m.dir.path())
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
+    // Backwards by name and in the listing.
+    let mut opened: Vec<String> = Vec::new();
+    for name in names.iter().rev() {
+        if opened.last().is_none_or(|last| name < last) {
+            opened.push(name.clone());
+            m.open(name.trim_end_matches(".vortex"), RDONLY);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    names.retain(|name| !opened.contains(name));
+    assert!(names.len() > 50);
+    for name in names {
+        assert!(!is_fetched(&m.backing(&name)), "{name} after {opened:?}");
     }
 }

@@ -1,0 +1,289 @@
+//! From file to file: who opens the files of a directory one after another finds the beginnings of the next ones fetched.
+//!
+//! Programs go through a directory as it is listed (`grep -r`, `cp -r`, `tar`) or by name (a shell's `*`). Of a small file they
+//! wait for little but the disk, once for its inode and again for its bytes, and the kernel reads ahead within files only.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::Fs;
+use super::attr::Kind;
+use super::backing::Backing;
+use super::dir::Listing;
+use super::files::OPEN_AHEAD;
+use super::namespace::backing_name;
+use super::node::{Node, NodeId};
+use super::sync::lock;
+use crate::segment::Storage;
+use crate::store::names;
+use crate::sync::Mutex;
+
+/// Files that are fetched before they are opened, at most.
+const FILES: usize = 16;
+/// Files that are opened before another look is taken at who goes another way.
+const ASTRAY: usize = 2;
+/// Files that a reader may leave out and still be on its way.
+const SKIPPED: usize = 4;
+/// Directories that are gone through at a time.
+const PLACES: usize = 4;
+/// Names in a directory, at most; of one with more nothing is fetched.
+const MOST_NAMES: usize = 1 << 15;
+/// How old a listing is at least that is made again because a name is not in it.
+const OLD: Duration = Duration::from_secs(5);
+
+/// A few directories and what was opened last in each.
+#[derive(Default)]
+pub(super) struct Places(Mutex<Vec<Place>>);
+
+struct Place {
+    dir: NodeId,
+    name: OsString,
+    /// Files that may be opened before anything has to be done.
+    rest: usize,
+}
+
+/// Two files of a directory that were opened one after the other.
+pub(super) struct Step {
+    pub(super) dir: NodeId,
+    before: OsString,
+    name: OsString,
+}
+
+impl Places {
+    /// Notes that a file was opened.
+    fn step_to(&self, dir: NodeId, name: OsString) -> Option<Step> {
+        let mut places = lock(&self.0);
+        let Some(at) = places.iter().position(|place| place.dir == dir) else {
+            places.insert(0, Place { dir, name, rest: 0 });
+            places.truncate(PLACES);
+            return None;
+        };
+        places.get_mut(..=at)?.rotate_right(1);
+        let place = places.first_mut()?;
+        let before = std::mem::replace(&mut place.name, name.clone());
+        if place.rest > 0 {
+            place.rest -= 1;
+            return None;
+        }
+        Some(Step { dir, before, name })
+    }
+
+    /// So many more files may be opened in a directory before a step is of interest.
+    fn rest(&self, dir: NodeId, rest: usize) {
+        if let Some(place) = lock(&self.0).iter_mut().find(|place| place.dir == dir) {
+            place.rest = rest;
+        }
+    }
+}
+
+/// A directory that is gone through: the two orders of its files, and how far each was followed.
+pub(super) struct Course {
+    pub(super) dir: NodeId,
+    listed: Instant,
+    too_many: bool,
+    /// In the order of the listing.
+    files: Vec<(OsString, names::Kind)>,
+    /// Places in `files`, by name.
+    by_name: Vec<u32>,
+    /// Where to go on, by name and by listing.
+    next: [usize; 2],
+}
+
+impl Course {
+    fn new(dir: NodeId, listing: &Listing) -> Course {
+        let files = listing.iter().filter(|entry| entry.kind == Kind::File);
+        let too_many = files.clone().nth(MOST_NAMES).is_some();
+        let files: Vec<_> = match too_many {
+            true => Vec::new(),
+            false => files.map(|e| (e.name.clone(), e.form)).collect(),
+        };
+        let mut by_name: Vec<u32> = (0..files.len() as u32).collect();
+        by_name.sort_by_key(|at| files.get(*at as usize).map(|(name, _)| name));
+        Course {
+            dir,
+            listed: Instant::now(),
+            too_many,
+            files,
+            by_name,
+            next: [0; 2],
+        }
+    }
+
+    fn is_old(&self) -> bool {
+        !self.too_many && self.listed.elapsed() >= OLD
+    }
+
+    /// Its places by name and in the listing.
+    fn places(&self, name: &OsStr) -> Option<[usize; 2]> {
+        let name_at = |at: &u32| {
+            self.files
+                .get(*at as usize)
+                .map(|(name, _)| name.as_os_str())
+        };
+        let by_name = self
+            .by_name
+            .binary_search_by(|at| name_at(at).cmp(&Some(name)));
+        let by_name = by_name.ok()?;
+        Some([by_name, *self.by_name.get(by_name)? as usize])
+    }
+
+    /// The files to fetch after a step, if it is one in either order; `None` if its files are not known.
+    fn after(&mut self, step: &Step) -> Option<Vec<(OsString, names::Kind)>> {
+        let (from, to) = (self.places(&step.before)?, self.places(&step.name)?);
+        for (order, next) in self.next.iter_mut().enumerate() {
+            let (from, at) = (from[order], to[order]);
+            if !(from + 1..=from + 1 + SKIPPED).contains(&at) {
+                continue;
+            }
+            let (first, end) = (at + 1, (at + 1 + FILES).min(self.files.len()));
+            if !(first..=end).contains(next) {
+                *next = first;
+            }
+            let wanted = (*next..end).filter_map(|place| {
+                let at = match order {
+                    0 => *self.by_name.get(place)? as usize,
+                    _ => place,
+                };
+                self.files.get(at).cloned()
+            });
+            let wanted = wanted.collect();
+            *next = end;
+            return Some(wanted);
+        }
+        Some(Vec::new())
+    }
+}
+
+impl Fs {
+    /// A file is opened of which nothing is known: its neighbours may be wanted next.
+    pub(super) fn expect_neighbours(&self, node: &Node) {
+        let (dir, name) = node.place();
+        if let Some(step) = self.readahead.places.step_to(dir, name) {
+            self.readahead.follow(&self.this, step, self.options.jobs);
+        }
+    }
+
+    /// Fetches the beginnings of the files that come after a step. Whatever fails is told to the one who opens them.
+    pub(super) fn fetch_after(&self, step: &Step, known: Option<Course>) -> Option<Course> {
+        let dir = self.node(step.dir).ok()?;
+        let list = || {
+            let listing = self.list(&dir).unwrap_or_default();
+            Course::new(step.dir, &listing)
+        };
+        let mut course = known.unwrap_or_else(list);
+        let mut wanted = course.after(step);
+        if wanted.is_none() && course.is_old() {
+            course = list();
+            wanted = course.after(step);
+        }
+        let wanted = wanted.unwrap_or_default();
+        // The disk takes some together better than each by itself, and who jumps about is not to make work each time.
+        let rest = if wanted.is_empty() { ASTRAY } else { FILES / 2 };
+        self.readahead.places.rest(step.dir, rest);
+        for (name, form) in wanted {
+            let _ = fetch(&dir, &name, form);
+        }
+        Some(course)
+    }
+}
+
+fn fetch(dir: &Arc<Node>, name: &OsStr, form: names::Kind) -> super::Result<()> {
+    let below = dir.backing()?;
+    let (file, stat) = Backing::open(below.as_fd(), &backing_name(name, form), form)?;
+    // To open a device or a pipe may do something.
+    if Kind::of(&stat) == Kind::File && stat.st_size > 0 {
+        Storage::will_need(&file.reopen(OFlags::RDONLY)?, 0, OPEN_AHEAD);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dir::DirEntry;
+    use super::*;
+
+    fn course(names: &[&str]) -> Course {
+        let entry = |name: &&str| DirEntry {
+            ino: 1,
+            offset: 0,
+            kind: Kind::File,
+            name: name.into(),
+            form: names::Kind::Segment,
+        };
+        Course::new(NodeId::ROOT, &names.iter().map(entry).collect())
+    }
+
+    fn after(course: &mut Course, before: &str, name: &str) -> Option<Vec<String>> {
+        let step = Step {
+            dir: NodeId::ROOT,
+            before: before.into(),
+            name: name.into(),
+        };
+        let names = |(name, _): (OsString, _)| name.into_string().unwrap();
+        Some(course.after(&step)?.into_iter().map(names).collect())
+    }
+
+    #[test]
+    fn either_order_is_followed_and_nothing_else() {
+        let names = ["d", "b", "f", "a", "e", "c"];
+        assert_eq!(
+            after(&mut course(&names), "a", "b").unwrap(),
+            ["c", "d", "e", "f"]
+        );
+        assert_eq!(
+            after(&mut course(&names), "d", "b").unwrap(),
+            ["f", "a", "e", "c"]
+        );
+        assert_eq!(
+            after(&mut course(&names), "b", "d").unwrap(),
+            ["e", "f"],
+            "one left out"
+        );
+        assert!(
+            after(&mut course(&names), "f", "d").unwrap().is_empty(),
+            "backwards"
+        );
+        assert!(after(&mut course(&names), "a", "a").unwrap().is_empty());
+        assert_eq!(after(&mut course(&names), "a", "x"), None);
+        assert_eq!(after(&mut course(&[]), "a", "b"), None);
+    }
+
+    #[test]
+    fn each_file_is_fetched_once_in_a_pass_and_again_in_the_next() {
+        let names: Vec<String> = (0..100).map(|i| format!("{i:02}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut course = course(&names);
+        for _ in 0..2 {
+            let mut fetched = Vec::new();
+            for pair in names.windows(2) {
+                let more = after(&mut course, pair[0], pair[1]).unwrap();
+                assert!(more.len() <= FILES);
+                fetched.extend(more);
+                let opened: usize = pair[1].parse().unwrap();
+                assert!(
+                    fetched.len() + 2 >= (opened + FILES / 2).min(100),
+                    "{opened}"
+                );
+            }
+            assert_eq!(fetched, names[2..]);
+        }
+    }
+
+    #[test]
+    fn directories_are_told_apart_and_the_oldest_is_forgotten() {
+        let places = Places::default();
+        let open = |dir, name: &str| places.step_to(NodeId(dir), name.into());
+        assert!(open(1, "a").is_none() && open(2, "b").is_none());
+        let step = open(1, "c").unwrap();
+        assert_eq!((step.before, step.name), ("a".into(), "c".into()));
+        assert!((3..3 + PLACES as u64).all(|dir| open(dir, "x").is_none()));
+        assert!(open(1, "d").is_none());
+        places.rest(NodeId(1), 2);
+        assert!(open(1, "e").is_none() && open(1, "f").is_none());
+        assert_eq!(open(1, "h").unwrap().before, "f");
+    }
+}
