@@ -116,12 +116,25 @@ impl<'a> Means<'a> {
     /// Whether a payload with the model is enough smaller than one without, for what decodes more slowly: with blocks behind it by as much as
     /// if it were half of them.
     fn pays(&self, joint: usize, alone: usize) -> bool {
+        self.pays_times(1, joint, alone)
+    }
+
+    /// The same for the beginning of a block. In a `cold` one the model gives most there: usually twice what the block has to give.
+    fn begins_to_pay(&self, joint: usize, alone: usize, cold: bool) -> bool {
+        let times = match self.effort {
+            Effort::Usual if cold => 2,
+            _ => 1,
+        };
+        self.pays_times(times, joint, alone)
+    }
+
+    fn pays_times(&self, times: u64, joint: usize, alone: usize) -> bool {
         let joint = joint as u64;
         let part = match self.effort {
             Effort::Usual => 32,
             Effort::Dense => 256,
         };
-        let least = joint.saturating_mul(1 + self.behind / 2) / part;
+        let least = joint.saturating_mul(times * (1 + self.behind / 2)) / part;
         joint.saturating_add(least) < alone as u64
     }
 }
@@ -273,6 +286,33 @@ fn best_start<'a>(
     }
 }
 
+/// Whether the model may pay in `data`, cold, as far as its beginning shows; where it does not, it pays even less in blocks that are
+/// coded from a state.
+#[must_use]
+pub fn model_may_pay(data: &[u8], means: Means<'_>) -> bool {
+    (means.model).is_some_and(|model| begins_to_pay(data, model, means, None))
+}
+
+/// Whether the beginning of a block is enough smaller with the model, if it is so long that this says something.
+fn begins_to_pay(
+    data: &[u8],
+    model: &engine::Model,
+    means: Means<'_>,
+    start: Option<&Start>,
+) -> bool {
+    if data.len() <= 2 * PROBE {
+        return true;
+    }
+    let probe = &data[..PROBE];
+    let mut net = ModelNet::new(model);
+    let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
+    let alone = match means.effort {
+        Effort::Usual => neural::one_lane_len(probe, start),
+        Effort::Dense => neural::code(probe, None, start, means.effort).size(),
+    };
+    means.begins_to_pay(joint, alone, start.is_none())
+}
+
 /// The neural payload with the model and what that saves, if it is clearly smaller than `alone`, the size without, and than it would be
 /// without in one lane.
 fn with_model(
@@ -290,18 +330,10 @@ fn with_model(
     if data.len() < 512 || alone < gone {
         return None;
     }
-    let mut net = ModelNet::new(model);
-    if data.len() > 2 * PROBE {
-        let probe = &data[..PROBE];
-        let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
-        let alone = match means.effort {
-            Effort::Usual => neural::one_lane_len(probe, start),
-            Effort::Dense => neural::code(probe, None, start, means.effort).size(),
-        };
-        if !means.pays(joint, alone) {
-            return None;
-        }
+    if !begins_to_pay(data, model, means, start) {
+        return None;
     }
+    let mut net = ModelNet::new(model);
     let joint = neural::code(data, Some(&mut net), start, means.effort).into_payload();
     if !means.pays(joint.len(), alone) {
         return None;

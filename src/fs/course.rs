@@ -24,7 +24,7 @@ use crate::sync::Mutex;
 
 /// Files that are fetched before they are opened, at most.
 const FILES: usize = 16;
-/// Files that are opened before another look is taken at who goes another way.
+/// Files that are opened at least before another look is taken at where a reader goes.
 const ASTRAY: usize = 2;
 /// Files that a reader may leave out and still be on its way.
 const SKIPPED: usize = 4;
@@ -159,7 +159,7 @@ impl Course {
 }
 
 impl Fs {
-    /// A file is opened of which nothing is known: its neighbours may be wanted next.
+    /// A file was opened that nobody had read yet, or not lately: its neighbours may be wanted next.
     pub(super) fn expect_neighbours(&self, node: &Node) {
         let (dir, name) = node.place();
         if let Some(step) = self.readahead.places.step_to(dir, name) {
@@ -182,7 +182,7 @@ impl Fs {
         }
         let wanted = wanted.unwrap_or_default();
         // The disk takes some together better than each by itself, and who jumps about is not to make work each time.
-        let rest = if wanted.is_empty() { ASTRAY } else { FILES / 2 };
+        let rest = wanted.len().div_ceil(2).max(ASTRAY);
         self.readahead.places.rest(step.dir, rest);
         for (name, form) in wanted {
             let _ = fetch(&dir, &name, form);

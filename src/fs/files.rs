@@ -294,14 +294,16 @@ impl Fs {
     /// Opens what is below a regular file's node for reading, or leaves that to the first read if it went well before and the
     /// file is still the same: most of what is opened again is in the kernel's cache.
     fn load_unless_sound(&self, node: &Arc<Node>) -> Result<()> {
-        // Others may lose the right to open it meanwhile.
-        if !rustix::process::geteuid().is_root() {
-            return self.load_or_log(node, false);
-        }
         let now = stamp(&node.backing()?.stat()?);
-        if *lock(&node.sound) != Some(now) {
-            self.load_or_log(node, false)?;
+        let sound = *lock(&node.sound) == Some(now);
+        // Others may lose the right to open it meanwhile.
+        if sound && rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        self.load_or_log(node, false)?;
+        if !sound {
             *lock(&node.sound) = Some(now);
+            self.expect_neighbours(node);
         }
         Ok(())
     }
@@ -328,7 +330,6 @@ impl Fs {
         })?);
         if !writing {
             Storage::will_need(&*file, 0, OPEN_AHEAD);
-            self.expect_neighbours(node);
         }
         *content = if backing.is_segment() {
             let mut open = self.open_segment(node, &file, writing)?;

@@ -69,6 +69,11 @@ impl Fs {
     /// `EIO` if a block of the range is damaged; `EBADF` if the file is not open for reading.
     pub fn read_into(&self, fh: Fh, offset: u64, out: &mut [u8]) -> Result<usize> {
         let file = self.handles.readable(fh)?;
+        if matches!(*read(&file.node.content), Content::Closed) {
+            // What was opened again was in the kernel's cache, and is no more.
+            self.load(&file.node, false)?;
+            self.expect_neighbours(&file.node);
+        }
         let ahead = file.is_sequential(offset, out.len());
         self.read_pieces(&file.node, offset, out, Caching::Keep, ahead)
     }

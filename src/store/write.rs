@@ -111,7 +111,11 @@ impl Writing<'_> {
             let before = self.key.take();
             let encoding = &self.options.encoding;
             let encoded = match state {
-                None => encoding.encode_first(&data, self.starting.left(block) - 1),
+                None => {
+                    let model = encoding.model_may_pay(&data);
+                    self.model_from = if model { block } else { block + MODEL_TRIALS };
+                    encoding.encode_first(&data, self.starting.left(block) - 1, model)
+                }
                 Some(_) => encoding.encode_key(&data, state, before.as_ref()),
             };
             let entry = self.writer.push_from(block, &encoded, number)?;
