@@ -182,7 +182,10 @@ impl Fs {
         }
         let wanted = wanted.unwrap_or_default();
         // The disk takes some together better than each by itself, and who jumps about is not to make work each time.
-        let rest = wanted.len().div_ceil(2).max(ASTRAY);
+        let rest = match course.too_many {
+            true => MOST_NAMES,
+            false => wanted.len().div_ceil(2).max(ASTRAY),
+        };
         self.readahead.places.rest(step.dir, rest);
         for (name, form) in wanted {
             let _ = fetch(&dir, &name, form);
