@@ -64,6 +64,9 @@ impl Places {
         };
         places.get_mut(..=at)?.rotate_right(1);
         let place = places.first_mut()?;
+        if place.name == name {
+            return None;
+        }
         let before = std::mem::replace(&mut place.name, name.clone());
         if place.rest > 0 {
             place.rest -= 1;
@@ -199,7 +202,11 @@ fn fetch(dir: &Arc<Node>, name: &OsStr, form: names::Kind) -> super::Result<()> 
     let (file, stat) = Backing::open(below.as_fd(), &backing_name(name, form), form)?;
     // To open a device or a pipe may do something.
     if Kind::of(&stat) == Kind::File && stat.st_size > 0 {
-        Storage::will_need(&file.reopen(OFlags::RDONLY)?, 0, OPEN_AHEAD);
+        Storage::will_need(
+            &file.reopen(OFlags::RDONLY | OFlags::NONBLOCK)?,
+            0,
+            OPEN_AHEAD,
+        );
     }
     Ok(())
 }

@@ -163,6 +163,9 @@ impl Drop for Ending<'_> {
         // It may have been at a step.
         state.following &= !std::thread::panicking();
         if state.threads == 0 {
+            // What came while the last one was about to end: nobody would take it.
+            state.jobs.clear();
+            state.following = false;
             state.courses = Vec::new();
         }
         self.0.wake.notify_all();

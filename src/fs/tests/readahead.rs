@@ -171,7 +171,7 @@ fn who_goes_another_way_has_no_others_fetched() {
     // Backwards by name and in the listing.
     let mut opened: Vec<String> = Vec::new();
     for name in names.iter().rev() {
-        if opened.last().is_none_or(|last| name < last) {
+        if opened.len() < 8 && opened.last().is_none_or(|last| name < last) {
             opened.push(name.clone());
             m.open(name.trim_end_matches(".vortex"), RDONLY);
         }
