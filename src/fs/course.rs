@@ -5,15 +5,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Dir, FileType, OFlags};
 
 use super::Fs;
 use super::attr::Kind;
 use super::backing::Backing;
-use super::dir::Listing;
 use super::files::OPEN_AHEAD;
 use super::namespace::backing_name;
 use super::node::{Node, NodeId};
@@ -97,13 +97,10 @@ pub(super) struct Course {
 }
 
 impl Course {
-    fn new(dir: NodeId, listing: &Listing) -> Course {
-        let files = listing.iter().filter(|entry| entry.kind == Kind::File);
-        let too_many = files.clone().nth(MOST_NAMES).is_some();
-        let files: Vec<_> = match too_many {
-            true => Vec::new(),
-            false => files.map(|e| (e.name.clone(), e.form)).collect(),
-        };
+    /// `files` are in the order of the listing; `None` if there are too many.
+    fn new(dir: NodeId, files: Option<Vec<(OsString, names::Kind)>>) -> Course {
+        let too_many = files.is_none();
+        let files = files.unwrap_or_default();
         let mut by_name: Vec<u32> = (0..files.len() as u32).collect();
         by_name.sort_by_key(|at| files.get(*at as usize).map(|(name, _)| name));
         Course {
@@ -174,8 +171,8 @@ impl Fs {
     pub(super) fn fetch_after(&self, step: &Step, known: Option<Course>) -> Option<Course> {
         let dir = self.node(step.dir).ok()?;
         let list = || {
-            let listing = self.list(&dir).unwrap_or_default();
-            Course::new(step.dir, &listing)
+            let files = files_in(&dir).unwrap_or(Some(Vec::new()));
+            Course::new(step.dir, files)
         };
         let mut course = known.unwrap_or_else(list);
         let mut wanted = course.after(step);
@@ -197,6 +194,22 @@ impl Fs {
     }
 }
 
+/// Regular files as they are listed, unless there are too many. Nobody waits for it: what changes meanwhile is seen next time.
+fn files_in(dir: &Node) -> super::Result<Option<Vec<(OsString, names::Kind)>>> {
+    let mut files = Vec::new();
+    for entry in Dir::read_from(dir.backing()?.reopen_dir()?)? {
+        let entry = entry?;
+        if entry.file_type() == FileType::RegularFile {
+            let raw = OsStr::from_bytes(entry.file_name().to_bytes());
+            files.push(names::logical_name(raw, true));
+        }
+        if files.len() > MOST_NAMES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(files))
+}
+
 fn fetch(dir: &Arc<Node>, name: &OsStr, form: names::Kind) -> super::Result<()> {
     let below = dir.backing()?;
     let (file, stat) = Backing::open(below.as_fd(), &backing_name(name, form), form)?;
@@ -213,18 +226,11 @@ fn fetch(dir: &Arc<Node>, name: &OsStr, form: names::Kind) -> super::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::dir::DirEntry;
     use super::*;
 
     fn course(names: &[&str]) -> Course {
-        let entry = |name: &&str| DirEntry {
-            ino: 1,
-            offset: 0,
-            kind: Kind::File,
-            name: name.into(),
-            form: names::Kind::Segment,
-        };
-        Course::new(NodeId::ROOT, &names.iter().map(entry).collect())
+        let file = |name: &&str| (name.into(), names::Kind::Segment);
+        Course::new(NodeId::ROOT, Some(names.iter().map(file).collect()))
     }
 
     fn after(course: &mut Course, before: &str, name: &str) -> Option<Vec<String>> {

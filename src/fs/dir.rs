@@ -109,7 +109,7 @@ impl Fs {
         self.lookup(parent, &entry.name)
     }
 
-    pub(super) fn list(&self, dir: &Node) -> Result<Listing> {
+    fn list(&self, dir: &Node) -> Result<Listing> {
         let _names = read(&self.namespace);
         let _entries = read(&dir.entries);
         let backing = dir.backing()?;
