@@ -303,14 +303,27 @@ fn begins_to_pay(
     if data.len() <= 2 * PROBE {
         return true;
     }
-    let probe = &data[..PROBE];
     let mut net = ModelNet::new(model);
-    let joint = neural::code(probe, Some(&mut net), start, means.effort).size();
-    let alone = match means.effort {
-        Effort::Usual => neural::one_lane_len(probe, start),
-        Effort::Dense => neural::code(probe, None, start, means.effort).size(),
+    let (joint, alone) = match (means.effort, start) {
+        (Effort::Usual, None) => neural::sample_lens_with(beginning(data), &mut net),
+        (effort, start) => {
+            let probe = &data[..PROBE];
+            let joint = neural::code(probe, Some(&mut net), start, effort).size();
+            let alone = match effort {
+                Effort::Usual => neural::one_lane_len(probe, start),
+                Effort::Dense => neural::code(probe, None, start, effort).size(),
+            };
+            (joint, alone)
+        }
     };
     means.begins_to_pay(joint, alone, start.is_none())
+}
+
+/// The first bytes of a block that is at least two probes long, behind those that only fill it up to where its content begins.
+fn beginning(data: &[u8]) -> &[u8] {
+    let filled = data.iter().take_while(|&b| Some(b) == data.first()).count();
+    let from = filled.min(data.len() - PROBE);
+    &data[from..from + PROBE]
 }
 
 /// The neural payload with the model and what that saves, if it is clearly smaller than `alone`, the size without, and than it would be
@@ -485,6 +498,53 @@ mod tests {
             decode(CodecId::Neural, None, &payload, data.len(), None),
             Err(CodecError::Neural(NeuralError::Net))
         );
+    }
+
+    /// Reports like those that the shipped model was trained on.
+    fn reports(len: usize) -> Vec<u8> {
+        let report = |i: u32| {
+            format!(
+                "{{\"class\":\"TPV\",\"device\":\"/dev/ttyUSB0\",\"mode\":3,\"time\":\"2013-06-{:02}T{:02}:{:02}:{:02}.000Z\",\
+                \"ept\":0.005,\"lat\":46.{:09},\"lon\":7.{:09},\"alt\":{}.300,\"speed\":0.{:03},\"climb\":0.000}}\r\n",
+                i / 86400 % 28 + 1, i / 3600 % 24, i / 60 % 60, i % 60,
+                498_293_369 + i * 41 % 977, 567_385_112 + i * 23 % 1013, 1327 + i % 9, i * 7 % 113,
+            )
+            .into_bytes()
+        };
+        let mut reports: Vec<u8> = (0..len as u32 / 150).flat_map(report).collect();
+        reports.truncate(len);
+        reports
+    }
+
+    #[test]
+    fn the_model_may_pay_where_data_like_what_it_knows_begin() {
+        let file = crate::profiles::builtin("fast").expect("it is shipped");
+        let model = Arc::new(engine::Model::from_bytes(file).expect("a model"));
+        let asked = |data: &[u8], effort| {
+            let means = Means {
+                effort,
+                ..Means::usual(Some(&model))
+            };
+            model_may_pay(data, means)
+        };
+        let known = reports(40_000);
+        for filled in [0, 1, 5000, 30_000] {
+            let mut data = vec![0; filled];
+            data.extend_from_slice(&known);
+            assert!(asked(&data, Effort::Usual), "behind {filled} zeros");
+        }
+        let mut x = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 24) as u8
+        })
+        .take(40_000)
+        .collect();
+        assert!(!asked(&noise, Effort::Usual) && !asked(&noise, Effort::Dense));
+        assert!(!model_may_pay(&known, Means::usual(None)), "there is none");
+        assert!(!asked(&[0; 40_000], Effort::Usual));
+        // What is too short says nothing: it is coded in both ways.
+        assert!(asked(&noise[..2 * PROBE], Effort::Usual));
     }
 
     #[test]

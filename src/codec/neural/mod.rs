@@ -182,6 +182,23 @@ pub fn sample_lens(data: &[u8], start: &Start) -> (usize, usize) {
     (cold, encode(data, None, Some(start)).len())
 }
 
+/// Bytes of cold payloads of `data`, a sample of a block, with the network and without, each in its best form: both in one lane and one
+/// bank, with one plan of the two that a block may have.
+pub fn sample_lens_with(data: &[u8], net: &mut dyn Net) -> (usize, usize) {
+    let gridded = gridded(data, None);
+    let plain = Form { data, grid: None };
+    let (mut joint, mut alone) = (usize::MAX, usize::MAX);
+    for form in [Some(plain), gridded.as_ref().map(Form::on_grid)]
+        .iter()
+        .flatten()
+    {
+        let plan = Plan::find(form.data, true);
+        joint = joint.min(form.encode(&plan, Some(&mut *net), None).size());
+        alone = alone.min(form.encode(&plan, None, None).size());
+    }
+    (joint, alone)
+}
+
 /// The block on a grid with its header, if it is one to be coded so.
 fn gridded(data: &[u8], start: Option<&Start>) -> Option<(grid::Header, Vec<u8>)> {
     let (block, coded) = on_grid(data, start)?;
