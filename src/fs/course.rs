@@ -24,12 +24,12 @@ use crate::sync::Mutex;
 
 /// Files that are fetched before they are opened, at most.
 const FILES: usize = 16;
-/// Files that are opened at least before another look is taken at where a reader goes.
-const ASTRAY: usize = 2;
+/// Files that are opened at least before another look is taken at where a reader goes: first, and after many looks that showed nothing.
+const REST: [usize; 2] = [2, 64];
 /// Files that a reader may leave out and still be on its way.
 const SKIPPED: usize = 4;
 /// Directories that are gone through at a time.
-const PLACES: usize = 4;
+pub(super) const PLACES: usize = 4;
 /// Names in a directory, at most; of one with more nothing is fetched.
 const MOST_NAMES: usize = 1 << 15;
 /// How old a listing is at least that is made again because a name is not in it.
@@ -94,6 +94,19 @@ pub(super) struct Course {
     by_name: Vec<u32>,
     /// Where to go on, by name and by listing.
     next: [usize; 2],
+    /// Files to rest for after a step that leads nowhere.
+    patience: usize,
+}
+
+/// Where a step leads.
+#[derive(Debug, PartialEq, Eq)]
+enum Lead {
+    /// Its files are not in the listing.
+    Unknown,
+    /// It is none in either order.
+    Astray,
+    /// To these files, as far as they were not fetched before.
+    To(Vec<(OsString, names::Kind)>),
 }
 
 impl Course {
@@ -110,6 +123,7 @@ impl Course {
             files,
             by_name,
             next: [0; 2],
+            patience: REST[0],
         }
     }
 
@@ -131,9 +145,11 @@ impl Course {
         Some([by_name, *self.by_name.get(by_name)? as usize])
     }
 
-    /// The files to fetch after a step, if it is one in either order; `None` if its files are not known.
-    fn after(&mut self, step: &Step) -> Option<Vec<(OsString, names::Kind)>> {
-        let (from, to) = (self.places(&step.before)?, self.places(&step.name)?);
+    /// The files to fetch after a step.
+    fn after(&mut self, step: &Step) -> Lead {
+        let (Some(from), Some(to)) = (self.places(&step.before), self.places(&step.name)) else {
+            return Lead::Unknown;
+        };
         for (order, next) in self.next.iter_mut().enumerate() {
             let (from, at) = (from[order], to[order]);
             if !(from + 1..=from + 1 + SKIPPED).contains(&at) {
@@ -152,9 +168,24 @@ impl Course {
             });
             let wanted = wanted.collect();
             *next = end;
-            return Some(wanted);
+            self.patience = REST[0];
+            return Lead::To(wanted);
         }
-        Some(Vec::new())
+        Lead::Astray
+    }
+
+    /// How many files to rest for after a step: the disk takes some together better than each by itself, and who jumps about is not to
+    /// make work each time.
+    fn rest_after(&mut self, lead: &Lead) -> usize {
+        match lead {
+            _ if self.too_many => MOST_NAMES,
+            Lead::To(files) => files.len().div_ceil(2).max(REST[0]),
+            Lead::Astray | Lead::Unknown => {
+                let rest = self.patience;
+                self.patience = (2 * rest).min(REST[1]);
+                rest
+            }
+        }
     }
 }
 
@@ -175,20 +206,17 @@ impl Fs {
             Course::new(step.dir, files)
         };
         let mut course = known.unwrap_or_else(list);
-        let mut wanted = course.after(step);
-        if wanted.is_none() && course.is_old() {
+        let mut lead = course.after(step);
+        if lead == Lead::Unknown && course.is_old() {
             course = list();
-            wanted = course.after(step);
+            lead = course.after(step);
         }
-        let wanted = wanted.unwrap_or_default();
-        // The disk takes some together better than each by itself, and who jumps about is not to make work each time.
-        let rest = match course.too_many {
-            true => MOST_NAMES,
-            false => wanted.len().div_ceil(2).max(ASTRAY),
-        };
-        self.readahead.places.rest(step.dir, rest);
-        for (name, form) in wanted {
-            let _ = fetch(&dir, &name, form);
+        (self.readahead.places).rest(step.dir, course.rest_after(&lead));
+        if let Lead::To(files) = lead {
+            for (name, form) in files {
+                // It may have been packed or unpacked since it was listed.
+                let _ = fetch(&dir, &name, form).or_else(|_| fetch(&dir, &name, form.other()));
+            }
         }
         Some(course)
     }
@@ -233,14 +261,23 @@ mod tests {
         Course::new(NodeId::ROOT, Some(names.iter().map(file).collect()))
     }
 
+    impl Step {
+        pub(in crate::fs) fn of(before: &str, name: &str) -> Step {
+            Step {
+                dir: NodeId::ROOT,
+                before: before.into(),
+                name: name.into(),
+            }
+        }
+    }
+
+    /// The files that a step leads to; none if it leads nowhere.
     fn after(course: &mut Course, before: &str, name: &str) -> Option<Vec<String>> {
-        let step = Step {
-            dir: NodeId::ROOT,
-            before: before.into(),
-            name: name.into(),
-        };
         let names = |(name, _): (OsString, _)| name.into_string().unwrap();
-        Some(course.after(&step)?.into_iter().map(names).collect())
+        match course.after(&Step::of(before, name)) {
+            Lead::To(files) => Some(files.into_iter().map(names).collect()),
+            Lead::Astray | Lead::Unknown => None,
+        }
     }
 
     #[test]
@@ -259,13 +296,28 @@ mod tests {
             ["e", "f"],
             "one left out"
         );
-        assert!(
-            after(&mut course(&names), "f", "d").unwrap().is_empty(),
-            "backwards"
-        );
-        assert!(after(&mut course(&names), "a", "a").unwrap().is_empty());
-        assert_eq!(after(&mut course(&names), "a", "x"), None);
-        assert_eq!(after(&mut course(&[]), "a", "b"), None);
+        let lead = |names: &[&str], before, name| course(names).after(&Step::of(before, name));
+        assert_eq!(lead(&names, "f", "d"), Lead::Astray, "backwards");
+        assert_eq!(lead(&names, "a", "a"), Lead::Astray);
+        assert_eq!(lead(&names, "a", "x"), Lead::Unknown);
+        assert_eq!(lead(&[], "a", "b"), Lead::Unknown);
+    }
+
+    #[test]
+    fn who_jumps_about_is_looked_at_less_and_less_until_it_goes_straight() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let mut course = course(&names);
+        let mut rest = |before: &str, name: &str| {
+            let lead = course.after(&Step::of(before, name));
+            course.rest_after(&lead)
+        };
+        let rests: Vec<usize> = (0..7).map(|_| rest("h", "b")).collect();
+        assert_eq!(rests, [2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(rest("a", "b"), 5, "half of the ten that come after");
+        assert_eq!(rest("h", "b"), 2);
+        let mut many = Course::new(NodeId::ROOT, None);
+        let lead = many.after(&Step::of("a", "b"));
+        assert_eq!(many.rest_after(&lead), MOST_NAMES);
     }
 
     #[test]
@@ -296,6 +348,7 @@ mod tests {
         assert!(open(1, "a").is_none() && open(2, "b").is_none());
         let step = open(1, "c").unwrap();
         assert_eq!((step.before, step.name), ("a".into(), "c".into()));
+        assert!(open(1, "c").is_none(), "the same file again");
         assert!((3..3 + PLACES as u64).all(|dir| open(dir, "x").is_none()));
         assert!(open(1, "d").is_none());
         places.rest(NodeId(1), 2);

@@ -100,22 +100,28 @@ impl Fs {
     /// # Errors
     /// What could not be committed; it is lost if the process ends.
     pub fn shutdown(&self) -> Result<()> {
+        self.readahead.stop();
         self.stop_flusher();
-        if self.archive.access() == Access::Read {
-            return Ok(());
-        }
-        let outcome = self.commit_all();
-        self.sync_all_names()?;
+        let outcome = match self.archive.access() {
+            Access::Read => Ok(()),
+            Access::Write => {
+                let committed = self.commit_all();
+                self.sync_all_names().and(committed)
+            }
+        };
+        // Last: what is read ahead may wait for the disk, and what was written is not to wait for that.
+        self.readahead.wait();
         outcome
     }
 
     /// Stops without committing, as `kill -9` would: what was not committed is lost.
     pub fn abandon(&self) {
+        self.readahead.stop();
         self.stop_flusher();
+        self.readahead.wait();
     }
 
     fn stop_flusher(&self) {
-        self.readahead.stop_and_wait();
         self.writeback.signal.stop();
         let flusher = lock(&self.flusher).take();
         if let Some(flusher) = flusher

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Fs;
 use super::content::Piece;
-use super::course::{Course, Places, Step};
+use super::course::{Course, PLACES, Places, Step};
 use super::read::{Caching, Source};
 use super::sync::lock;
 use crate::codec::CodecId;
@@ -19,9 +19,6 @@ use crate::sync::{Condvar, Mutex, PoisonError, thread};
 
 /// How long a thread waits for work before it ends and gives its memory back.
 const IDLE: Duration = Duration::from_secs(10);
-/// Directories that are followed at a time.
-const COURSES: usize = 2;
-
 /// Threads that decode ahead, and what they are to decode.
 #[derive(Default)]
 pub(super) struct ReadAhead {
@@ -74,9 +71,8 @@ impl ReadAhead {
         self.shared.wake.notify_all();
     }
 
-    /// As [`ReadAhead::stop`], and waits until they have ended: none holds the file system any more.
-    pub(super) fn stop_and_wait(&self) {
-        self.stop();
+    /// After [`ReadAhead::stop`]: waits until they have ended and none holds the file system any more.
+    pub(super) fn wait(&self) {
         let mut state = lock(&self.shared.state);
         while state.threads > 0 {
             state = (self.shared.wake.wait(state)).unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +181,7 @@ impl Shared {
         state.following = false;
         if let Some(course) = course {
             state.courses.insert(0, course);
-            state.courses.truncate(COURSES);
+            state.courses.truncate(PLACES);
         }
     }
 
@@ -276,5 +272,42 @@ fn expect(source: &Source, pieces: &[Piece]) {
     let len = to.saturating_sub(from);
     if len > 0 && len <= 2 * sum {
         source.storage.will_need(from, len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_came_as_the_last_thread_ended_is_in_nobodys_way() {
+        let ahead = ReadAhead::default();
+        let step = || Step::of("a", "b");
+        // One thread, about to end: it is counted, but takes no more jobs.
+        lock(&ahead.shared.state).threads = 1;
+        ahead.follow(&Weak::new(), step(), 1);
+        drop(Ending(&ahead.shared));
+        {
+            let state = lock(&ahead.shared.state);
+            assert!(state.jobs.is_empty() && !state.following && state.threads == 0);
+        }
+        // The next one has a thread, which finds no file system and ends.
+        ahead.follow(&Weak::new(), step(), 1);
+        ahead.wait();
+        assert!(!lock(&ahead.shared.state).following);
+    }
+
+    #[test]
+    fn one_step_is_taken_at_a_time_and_none_after_the_end() {
+        let ahead = ReadAhead::default();
+        lock(&ahead.shared.state).threads = 1;
+        for _ in 0..3 {
+            ahead.follow(&Weak::new(), Step::of("a", "b"), 1);
+        }
+        assert_eq!(lock(&ahead.shared.state).jobs.len(), 1);
+        ahead.shared.keep_course(None);
+        ahead.stop();
+        ahead.follow(&Weak::new(), Step::of("b", "c"), 1);
+        assert!(lock(&ahead.shared.state).jobs.is_empty());
     }
 }

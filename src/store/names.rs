@@ -25,6 +25,17 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// What a file that is kept in this way becomes when it is packed or unpacked.
+    #[must_use]
+    pub fn other(self) -> Kind {
+        match self {
+            Kind::Segment => Kind::Other,
+            Kind::Other => Kind::Segment,
+        }
+    }
+}
+
 /// Backing name of the segment that holds the file `logical`.
 #[must_use]
 pub fn segment_name(logical: &OsStr) -> OsString {

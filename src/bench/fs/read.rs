@@ -23,6 +23,9 @@ const SHORT: usize = 4096;
 /// Passes over files in memory that make one round.
 const PASSES: u32 = 8;
 
+/// Requests of a round that ask next to nothing.
+const REQUESTS: u32 = 4000;
+
 impl<'a> Bench<'a> {
     /// From the system's page cache: of files that are open, and with opening and closing them. Through bindfs, too, which adds
     /// nothing of its own to what the kernel does for a FUSE file system.
@@ -155,7 +158,13 @@ impl<'a> Bench<'a> {
                 "plain file, read-only: page cache, with open and close",
                 "MB/s",
             ),
+            ("plain file, read-only: statfs, one after another", "1/s"),
         ];
+        let each = |volume: &mut Volume<'a>| {
+            let mut samples = each(volume)?;
+            samples.push(ask(&volume.root)?);
+            Ok(samples)
+        };
         measured.extend(self.rounds(&figures, &mut volumes, each)?);
         Ok(measured)
     }
@@ -263,6 +272,18 @@ fn in_threads<T: Send>(threads: usize, work: impl Fn(usize) -> Result<T> + Sync)
         };
         running.into_iter().map(join).collect()
     })
+}
+
+/// What a request costs that asks next to nothing: for `statfs` the kernel asks a FUSE file system each time.
+fn ask(root: &Path) -> Result<Sample> {
+    let folder = File::open(root).map_err(at(root))?;
+    let start = Instant::now();
+    for _ in 0..REQUESTS {
+        rustix::fs::fstatvfs(&folder).map_err(|e| at(root)(e.into()))?;
+    }
+    Ok(Sample::of(
+        f64::from(REQUESTS) / start.elapsed().as_secs_f64(),
+    ))
 }
 
 fn speed(bytes: u64, start: Instant) -> Sample {
