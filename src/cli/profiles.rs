@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::files::{Models, with_path};
+use super::repack::in_mount;
 use super::{CliError, Outcome, print, print_json, show_bytes};
 use crate::engine::tensor_shapes;
 use crate::pack::DEFAULT_PROFILE;
@@ -20,7 +21,7 @@ Examples:
   vortex-fs profiles
   vortex-fs profiles /srv/archive             also those that its files need")]
 pub(crate) struct Args {
-    /// Also list the models stored in the archive that PATH is or lies in
+    /// Also list the models stored in the archive that PATH is or lies in, mounted or not
     #[arg(value_name = "PATH")]
     archive: Option<PathBuf>,
     /// Print a JSON list
@@ -76,15 +77,15 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
 }
 
 fn around(path: &Path) -> Result<Models, CliError> {
-    std::fs::metadata(path).map_err(|e| CliError::io(path, &e))?;
-    if Archive::find(path).is_none() {
+    let mounted = in_mount(path)?.map(|place| place.root);
+    let Some(root) = mounted.or_else(|| Archive::find(path)) else {
         return Err(CliError::failed(
-            "is in no archive: neither it nor a directory above has a .vortex directory",
+            "is in no archive: neither it nor a directory above is mounted or has a .vortex directory",
         )
         .on(path)
-        .remedy("name the backing directory of a mount"));
-    }
-    Models::around(path, Access::Read)
+        .remedy("name an archive's backing directory, or its mount"));
+    };
+    Models::around(&root, Access::Read)
 }
 
 fn row(profile: &Profile) -> Row {

@@ -73,32 +73,37 @@ pub(super) fn run(work: Work) -> Result<Outcome, CliError> {
 
 /// Where a path lies, whether it was given in the backing directory or in a mount.
 fn place_of(path: &Path) -> Result<Place, CliError> {
-    let absolute = std::fs::canonicalize(path).map_err(|e| CliError::io(path, &e))?;
-    let mounts = mount::vortex_mounts().map_err(|e| CliError::io("/proc/self/mountinfo", &e))?;
-    let inside = mounts
-        .iter()
-        .rev()
-        .find(|m| absolute.starts_with(&m.mountpoint));
-    if let Some(entry) = inside {
-        let Some(root) = entry.archive() else {
-            return Err(CliError::failed(
-                "is in a mount whose backing directory the mount table does not name",
-            )
-            .on(path)
-            .remedy("give the path in the backing directory"));
-        };
-        let logical = absolute
-            .strip_prefix(&entry.mountpoint)
-            .unwrap_or(Path::new(""));
-        return Ok(Place {
-            root,
-            logical: logical.to_path_buf(),
-        });
+    if let Some(place) = in_mount(path)? {
+        return Ok(place);
     }
     locate(path).map_err(|e| match e {
         LocateError::Io(e) => CliError::io(path, &e),
         other => CliError::failed(other.to_string()).on(path),
     })
+}
+
+/// Where a path in a mount lies; nothing if it is in none.
+pub(super) fn in_mount(path: &Path) -> Result<Option<Place>, CliError> {
+    let absolute = std::fs::canonicalize(path).map_err(|e| CliError::io(path, &e))?;
+    let mounts = mount::vortex_mounts().map_err(|e| CliError::io("/proc/self/mountinfo", &e))?;
+    let mut mounts = mounts.iter().rev();
+    let Some(entry) = mounts.find(|m| absolute.starts_with(&m.mountpoint)) else {
+        return Ok(None);
+    };
+    let Some(root) = entry.archive() else {
+        return Err(CliError::failed(
+            "is in a mount whose backing directory the mount table does not name",
+        )
+        .on(path)
+        .remedy("give the path in the backing directory"));
+    };
+    let logical = absolute
+        .strip_prefix(&entry.mountpoint)
+        .unwrap_or(Path::new(""));
+    Ok(Some(Place {
+        root,
+        logical: logical.to_path_buf(),
+    }))
 }
 
 /// A profile as the daemon, which has another working directory, can find it.

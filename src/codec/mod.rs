@@ -214,6 +214,8 @@ fn zstd_if_it_can_win(data: &[u8], neural: usize) -> Vec<Candidate> {
 
 /// Bytes of a block's start that tell which way of coding it pays: most is learnt there.
 const PROBE: usize = 4096;
+/// Equal bytes at a block's start from which on they are no content.
+const FILL: usize = 256;
 
 /// Bytes of a neural payload of `data`, cold, with the model or without.
 #[must_use]
@@ -304,10 +306,13 @@ fn begins_to_pay(
         return true;
     }
     let mut net = ModelNet::new(model);
+    let probe = match start {
+        None => beginning(data),
+        Some(_) => &data[..PROBE],
+    };
     let (joint, alone) = match (means.effort, start) {
-        (Effort::Usual, None) => neural::sample_lens_with(beginning(data), &mut net),
+        (Effort::Usual, None) => neural::sample_lens_with(probe, &mut net),
         (effort, start) => {
-            let probe = &data[..PROBE];
             let joint = neural::code(probe, Some(&mut net), start, effort).size();
             let alone = match effort {
                 Effort::Usual => neural::one_lane_len(probe, start),
@@ -322,7 +327,10 @@ fn begins_to_pay(
 /// The first bytes of a block that is at least two probes long, behind those that only fill it up to where its content begins.
 fn beginning(data: &[u8]) -> &[u8] {
     let filled = data.iter().take_while(|&b| Some(b) == data.first()).count();
-    let from = filled.min(data.len() - PROBE);
+    let from = match filled < FILL {
+        true => 0,
+        false => filled.min(data.len() - PROBE),
+    };
     &data[from..from + PROBE]
 }
 
@@ -532,6 +540,7 @@ mod tests {
             let mut data = vec![0; filled];
             data.extend_from_slice(&known);
             assert!(asked(&data, Effort::Usual), "behind {filled} zeros");
+            assert!(asked(&data, Effort::Dense), "behind {filled} zeros");
         }
         let mut x = 1u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {

@@ -31,7 +31,7 @@ const SKIPPED: usize = 4;
 /// Directories that are gone through at a time.
 pub(super) const PLACES: usize = 4;
 /// Names in a directory, at most; of one with more nothing is fetched.
-const MOST_NAMES: usize = 1 << 15;
+pub(super) const MOST_NAMES: usize = 1 << 15;
 /// How old a listing is at least that is made again because a name is not in it.
 const OLD: Duration = Duration::from_secs(5);
 
@@ -44,6 +44,8 @@ struct Place {
     name: OsString,
     /// Files that may be opened before anything has to be done.
     rest: usize,
+    /// Files to rest for after a step that leads nowhere.
+    patience: usize,
 }
 
 /// Two files of a directory that were opened one after the other.
@@ -58,7 +60,16 @@ impl Places {
     fn step_to(&self, dir: NodeId, name: OsString) -> Option<Step> {
         let mut places = lock(&self.0);
         let Some(at) = places.iter().position(|place| place.dir == dir) else {
-            places.insert(0, Place { dir, name, rest: 0 });
+            let (rest, patience) = (0, REST[0]);
+            places.insert(
+                0,
+                Place {
+                    dir,
+                    name,
+                    rest,
+                    patience,
+                },
+            );
             places.truncate(PLACES);
             return None;
         };
@@ -75,10 +86,23 @@ impl Places {
         Some(Step { dir, before, name })
     }
 
-    /// So many more files may be opened in a directory before a step is of interest.
-    fn rest(&self, dir: NodeId, rest: usize) {
-        if let Some(place) = lock(&self.0).iter_mut().find(|place| place.dir == dir) {
-            place.rest = rest;
+    /// A step was taken: how many files may be opened before the next one is of interest. The disk takes some together better than
+    /// each by itself, and who jumps about is not to make work each time.
+    fn took(&self, dir: NodeId, lead: &Lead) {
+        let mut places = lock(&self.0);
+        let Some(place) = places.iter_mut().find(|place| place.dir == dir) else {
+            return;
+        };
+        match lead {
+            Lead::To(files) => {
+                place.rest = files.len().div_ceil(2).max(REST[0]);
+                place.patience = REST[0];
+            }
+            Lead::Astray | Lead::Unknown => {
+                place.rest = place.patience;
+                place.patience = (2 * place.rest).min(REST[1]);
+            }
+            Lead::TooMany => place.rest = MOST_NAMES,
         }
     }
 }
@@ -94,13 +118,13 @@ pub(super) struct Course {
     by_name: Vec<u32>,
     /// Where to go on, by name and by listing.
     next: [usize; 2],
-    /// Files to rest for after a step that leads nowhere.
-    patience: usize,
 }
 
 /// Where a step leads.
 #[derive(Debug, PartialEq, Eq)]
 enum Lead {
+    /// It has too many files.
+    TooMany,
     /// Its files are not in the listing.
     Unknown,
     /// It is none in either order.
@@ -123,7 +147,6 @@ impl Course {
             files,
             by_name,
             next: [0; 2],
-            patience: REST[0],
         }
     }
 
@@ -147,6 +170,9 @@ impl Course {
 
     /// The files to fetch after a step.
     fn after(&mut self, step: &Step) -> Lead {
+        if self.too_many {
+            return Lead::TooMany;
+        }
         let (Some(from), Some(to)) = (self.places(&step.before), self.places(&step.name)) else {
             return Lead::Unknown;
         };
@@ -168,24 +194,14 @@ impl Course {
             });
             let wanted = wanted.collect();
             *next = end;
-            self.patience = REST[0];
             return Lead::To(wanted);
         }
         Lead::Astray
     }
 
-    /// How many files to rest for after a step: the disk takes some together better than each by itself, and who jumps about is not to
-    /// make work each time.
-    fn rest_after(&mut self, lead: &Lead) -> usize {
-        match lead {
-            _ if self.too_many => MOST_NAMES,
-            Lead::To(files) => files.len().div_ceil(2).max(REST[0]),
-            Lead::Astray | Lead::Unknown => {
-                let rest = self.patience;
-                self.patience = (2 * rest).min(REST[1]);
-                rest
-            }
-        }
+    /// Names that it keeps.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
     }
 }
 
@@ -211,9 +227,12 @@ impl Fs {
             course = list();
             lead = course.after(step);
         }
-        (self.readahead.places).rest(step.dir, course.rest_after(&lead));
+        self.readahead.places.took(step.dir, &lead);
         if let Lead::To(files) = lead {
             for (name, form) in files {
+                if self.readahead.is_stopped() {
+                    break;
+                }
                 // It may have been packed or unpacked since it was listed.
                 let _ = fetch(&dir, &name, form).or_else(|_| fetch(&dir, &name, form.other()));
             }
@@ -261,6 +280,14 @@ mod tests {
         Course::new(NodeId::ROOT, Some(names.iter().map(file).collect()))
     }
 
+    impl Course {
+        /// One of so many files.
+        pub(in crate::fs) fn with_names(dir: NodeId, count: usize) -> Course {
+            let file = |i: usize| (i.to_string().into(), names::Kind::Segment);
+            Course::new(dir, Some((0..count).map(file).collect()))
+        }
+    }
+
     impl Step {
         pub(in crate::fs) fn of(before: &str, name: &str) -> Step {
             Step {
@@ -276,7 +303,7 @@ mod tests {
         let names = |(name, _): (OsString, _)| name.into_string().unwrap();
         match course.after(&Step::of(before, name)) {
             Lead::To(files) => Some(files.into_iter().map(names).collect()),
-            Lead::Astray | Lead::Unknown => None,
+            _ => None,
         }
     }
 
@@ -306,18 +333,22 @@ mod tests {
     #[test]
     fn who_jumps_about_is_looked_at_less_and_less_until_it_goes_straight() {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
-        let mut course = course(&names);
-        let mut rest = |before: &str, name: &str| {
-            let lead = course.after(&Step::of(before, name));
-            course.rest_after(&lead)
+        let places = Places::default();
+        assert!(places.step_to(NodeId::ROOT, "h".into()).is_none());
+        let rest = |before: &str, name: &str| {
+            // Another listing makes no difference.
+            let lead = course(&names).after(&Step::of(before, name));
+            places.took(NodeId::ROOT, &lead);
+            lock(&places.0)[0].rest
         };
         let rests: Vec<usize> = (0..7).map(|_| rest("h", "b")).collect();
         assert_eq!(rests, [2, 4, 8, 16, 32, 64, 64]);
         assert_eq!(rest("a", "b"), 5, "half of the ten that come after");
         assert_eq!(rest("h", "b"), 2);
-        let mut many = Course::new(NodeId::ROOT, None);
-        let lead = many.after(&Step::of("a", "b"));
-        assert_eq!(many.rest_after(&lead), MOST_NAMES);
+        let lead = Course::new(NodeId::ROOT, None).after(&Step::of("a", "b"));
+        assert_eq!(lead, Lead::TooMany);
+        places.took(NodeId::ROOT, &lead);
+        assert_eq!(lock(&places.0)[0].rest, MOST_NAMES);
     }
 
     #[test]
@@ -351,7 +382,7 @@ mod tests {
         assert!(open(1, "c").is_none(), "the same file again");
         assert!((3..3 + PLACES as u64).all(|dir| open(dir, "x").is_none()));
         assert!(open(1, "d").is_none());
-        places.rest(NodeId(1), 2);
+        places.took(NodeId(1), &Lead::Astray);
         assert!(open(1, "e").is_none() && open(1, "f").is_none());
         assert_eq!(open(1, "h").unwrap().before, "f");
     }

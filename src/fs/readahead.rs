@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Fs;
 use super::content::Piece;
-use super::course::{Course, PLACES, Places, Step};
+use super::course::{Course, MOST_NAMES, PLACES, Places, Step};
 use super::read::{Caching, Source};
 use super::sync::lock;
 use crate::codec::CodecId;
@@ -19,6 +19,9 @@ use crate::sync::{Condvar, Mutex, PoisonError, thread};
 
 /// How long a thread waits for work before it ends and gives its memory back.
 const IDLE: Duration = Duration::from_secs(10);
+/// Names of all directories that are followed, at most.
+const MOST_KNOWN: usize = 2 * MOST_NAMES;
+
 /// Threads that decode ahead, and what they are to decode.
 #[derive(Default)]
 pub(super) struct ReadAhead {
@@ -69,6 +72,11 @@ impl ReadAhead {
         state.stop = true;
         state.jobs.clear();
         self.shared.wake.notify_all();
+    }
+
+    /// Whether it was told to stop.
+    pub(super) fn is_stopped(&self) -> bool {
+        lock(&self.shared.state).stop
     }
 
     /// After [`ReadAhead::stop`]: waits until they have ended and none holds the file system any more.
@@ -182,6 +190,11 @@ impl Shared {
         if let Some(course) = course {
             state.courses.insert(0, course);
             state.courses.truncate(PLACES);
+            let mut known = 0;
+            state.courses.retain(|course| {
+                known += course.len();
+                known <= MOST_KNOWN
+            });
         }
     }
 
@@ -277,7 +290,9 @@ fn expect(source: &Source, pieces: &[Piece]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Caller, FsOptions, NodeId};
     use super::*;
+    use crate::store::{Access, Archive};
 
     #[test]
     fn a_step_that_came_as_the_last_thread_ended_is_in_nobodys_way() {
@@ -309,5 +324,51 @@ mod tests {
         ahead.stop();
         ahead.follow(&Weak::new(), Step::of("b", "c"), 1);
         assert!(lock(&ahead.shared.state).jobs.is_empty());
+    }
+
+    #[test]
+    fn directories_are_kept_as_long_as_their_names_are_not_too_many() {
+        let shared = Shared::default();
+        let kept = |sizes: &[usize]| {
+            for (dir, &size) in sizes.iter().enumerate() {
+                let course = Course::with_names(NodeId(dir as u64), size);
+                shared.keep_course(Some(course));
+            }
+            let courses = std::mem::take(&mut lock(&shared.state).courses);
+            courses.iter().map(Course::len).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&[1, 2, 3, 4, 5, 6]), [6, 5, 4, 3]);
+        let most = MOST_NAMES;
+        assert_eq!(kept(&[9, most, most]), [most, most]);
+        assert_eq!(kept(&[9, most, most, 1]), [1, most]);
+    }
+
+    #[test]
+    fn what_was_written_is_stored_before_anybody_waits_for_what_is_read_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::init(dir.path()).unwrap();
+        let archive = Archive::open(dir.path(), Access::Write).unwrap();
+        let fs = Fs::new(archive, FsOptions::default()).unwrap();
+        let me = Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: 0,
+        };
+        let (_, _, fh) = fs.create(NodeId::ROOT, "a".as_ref(), 0o600, 2, me).unwrap();
+        fs.write(fh, 0, b"written").unwrap();
+        // One thread that the disk keeps waiting.
+        lock(&fs.readahead.shared.state).threads = 1;
+        let ending = {
+            let fs = Arc::clone(&fs);
+            std::thread::spawn(move || fs.shutdown())
+        };
+        let begun = std::time::Instant::now();
+        while fs.stats().dirty_bytes > 0 || fs.stats().dirty_files > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it waits");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!ending.is_finished());
+        drop(Ending(&fs.readahead.shared));
+        ending.join().unwrap().unwrap();
     }
 }

@@ -6,6 +6,7 @@ use crate::engine::{Config, EngineError, METADATA_KEY, Model, metadata, tensor_s
 use candle_core::{Device, Tensor, Var};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 
 /// Why a model file can not be continued from, or written.
@@ -15,7 +16,7 @@ pub enum ImportError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The file is a model of another architecture.
-    #[error("it has another architecture than the configuration: {0}")]
+    #[error("it has another architecture: {0}")]
     Architecture(String),
     /// A tensor could not be made.
     #[error(transparent)]
@@ -73,8 +74,9 @@ pub fn import(config: &Config, bytes: &[u8]) -> Result<Params, ImportError> {
         ..found.config().clone()
     };
     if same != *config {
-        let json = serde_json::to_string(found.config())?;
-        return Err(ImportError::Architecture(json));
+        let (its, wanted) = (serde_json::to_value(&same)?, serde_json::to_value(config)?);
+        let said = difference("", &its, &wanted).unwrap_or_default();
+        return Err(ImportError::Architecture(said));
     }
     let file = SafeTensors::deserialize(bytes)?;
     tensor_shapes(config)
@@ -93,4 +95,27 @@ pub fn import(config: &Config, bytes: &[u8]) -> Result<Params, ImportError> {
             ))
         })
         .collect()
+}
+
+/// The first key whose values differ, and both.
+fn difference(key: &str, its: &Value, wanted: &Value) -> Option<String> {
+    match (its, wanted) {
+        (Value::Object(all), Value::Object(others)) => {
+            let mut names: Vec<&String> = all.keys().chain(others.keys()).collect();
+            names.sort();
+            names.dedup();
+            names.into_iter().find_map(|name| {
+                let of = |object: &Map<String, Value>| object.get(name).cloned();
+                let inner = format!("{key}{}{name}", if key.is_empty() { "" } else { "." });
+                let (its, wanted) = (of(all), of(others));
+                difference(
+                    &inner,
+                    &its.unwrap_or_default(),
+                    &wanted.unwrap_or_default(),
+                )
+            })
+        }
+        _ if its == wanted => None,
+        _ => Some(format!("its {key} is {its}, not {wanted}")),
+    }
 }

@@ -288,8 +288,10 @@ fn exported_files_import_to_the_same_file() {
         export(&config, &import(&config, &file).unwrap()).unwrap(),
         file
     );
-    assert!(matches!(
-        import(&wide(), &file),
-        Err(ImportError::Architecture(_))
-    ));
+    let other = import(&wide(), &file).err().map(|e| e.to_string());
+    let other = other.unwrap_or_default();
+    assert!(
+        other.starts_with("it has another architecture: its ") && other.len() < 100,
+        "{other}"
+    );
 }

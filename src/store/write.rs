@@ -59,7 +59,6 @@ pub(super) fn write_segment(
         },
         patience: Patience::default(),
         model_from: 0,
-        model_pays: false,
         key: None,
     };
     for_each_batch(source, options, |batch| writing.batch(batch))?;
@@ -79,8 +78,6 @@ struct Writing<'a> {
     patience: Patience,
     /// Block from which on the model is tried again.
     model_from: u64,
-    /// Whether it was used in the block where it was tried last.
-    model_pays: bool,
     /// The key block that was coded last, if no other block came after it.
     key: Option<Encoded>,
 }
@@ -115,7 +112,7 @@ impl Writing<'_> {
             let encoding = &self.options.encoding;
             let encoded = match state {
                 None => {
-                    let model = self.model_pays || encoding.model_may_pay(&data);
+                    let model = encoding.model_may_pay(&data);
                     self.model_from = if model { block } else { block + MODEL_TRIALS };
                     encoding.encode_first(&data, self.starting.left(block) - 1, model)
                 }
@@ -150,11 +147,8 @@ impl Writing<'_> {
             Ok::<_, StoreError>(encoded)
         };
         let mut encoded = vec![encode(first, None)?];
-        if model && let Some(tried) = &encoded[0] {
-            self.model_pays = tried.model.is_some();
-            if !self.model_pays {
-                self.model_from = first + MODEL_TRIALS;
-            }
+        if model && encoded[0].as_ref().is_some_and(|e| e.model.is_none()) {
+            self.model_from = first + MODEL_TRIALS;
         }
         let neighbour = encoded[0].clone();
         let others: Vec<_> = others

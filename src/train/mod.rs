@@ -15,6 +15,7 @@ mod optimiser;
 mod replace;
 mod run;
 mod settings;
+mod yaml;
 
 pub use checkpoint::{Checkpoint, Plan};
 pub use compare::Comparison;

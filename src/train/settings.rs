@@ -1,6 +1,6 @@
 //! The YAML file of a training run: architecture, windows, optimisation.
 
-use super::TrainError;
+use super::{TrainError, yaml};
 use crate::engine::{Config, Effort, MemoryConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -93,29 +93,7 @@ impl Settings {
         if text.len() as u64 > MAX_BYTES {
             return Err("longer than any configuration (64 KiB)".to_string());
         }
-        // What a configuration can need, many times over: aliases and nesting multiply work.
-        let options = serde_saphyr::options! {
-            with_snippet: false,
-            budget: serde_saphyr::budget! {
-                max_events: 4096,
-                max_nodes: 2048,
-                max_depth: 16,
-                max_aliases: 64,
-                max_anchors: 64,
-                max_documents: 1,
-                max_recorded_anchor_events: 4096,
-                max_recorded_anchor_bytes: 64 << 10,
-                max_merge_keys: 64,
-            },
-        };
-        let settings: Settings =
-            serde_saphyr::from_str_with_options(text, options).map_err(|e| {
-                e.to_string()
-                    .lines()
-                    .next()
-                    .unwrap_or("not YAML")
-                    .to_string()
-            })?;
+        let settings: Settings = yaml::read(text)?;
         settings.config().validate().map_err(|e| e.to_string())?;
         let (d, t) = (&settings.dataset, &settings.training);
         let rules = [
@@ -202,7 +180,11 @@ mod tests {
     fn wrong_files_get_one_line_that_names_the_key() {
         assert!(Settings::parse(GOOD).is_ok());
         for (from, to, names) in [
-            ("n_layers: 1", "n_layers: many", "line 1, column"),
+            (
+                "n_layers: 1",
+                "n_layers: many",
+                "`n_layers`: not a whole number at line 1, column",
+            ),
             ("n_layers: 1", "n_layers: 0", "n_layers"),
             ("n_layers: 1", "layers: 1", "layers"),
             ("stride: 32", "stride: 0", "stride"),

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -528,4 +529,21 @@ fn archives_below_are_left_to_their_own_lock() {
     fs::remove_file(inner.join(".vortex/format")).unwrap();
     fails(vortex().arg("pack").arg(&outer), 3);
     untouched();
+}
+
+#[test]
+fn profiles_of_an_archive_are_listed_wherever_it_is_named() {
+    let Some(archive) = Archive::mounted() else {
+        return;
+    };
+    fill(&archive);
+    ok(&mut pack(&archive));
+    let list = |path: &Path| ok(vortex().args(["profiles", "--json"]).arg(path));
+    let expected = list(&archive.backing());
+    assert!(expected.contains("built_in"), "{expected}");
+    assert_eq!(list(&archive.mnt()), expected);
+    assert_eq!(list(&archive.at("2024/line")), expected);
+    let outside = archive.outside();
+    let said = fails(vortex().arg("profiles").arg(&outside), 1);
+    assert!(said.contains("is in no archive"), "{said}");
 }
