@@ -85,7 +85,7 @@ fn around(path: &Path) -> Result<Models, CliError> {
         .on(path)
         .remedy("name an archive's backing directory, or its mount"));
     };
-    Models::around(&root, Access::Read)
+    Models::of(&root, Access::Read)
 }
 
 fn row(profile: &Profile) -> Row {

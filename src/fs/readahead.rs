@@ -348,7 +348,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Archive::init(dir.path()).unwrap();
         let archive = Archive::open(dir.path(), Access::Write).unwrap();
-        let fs = Fs::new(archive, FsOptions::default()).unwrap();
+        let hour = Duration::from_secs(3600);
+        let options = FsOptions {
+            commit_after: hour,
+            commit_closed_after: hour,
+            ..FsOptions::default()
+        };
+        let fs = Fs::new(archive, options).unwrap();
         let me = Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -367,7 +373,8 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(60), "it waits");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(!ending.is_finished());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!ending.is_finished(), "it waits for the thread");
         drop(Ending(&fs.readahead.shared));
         ending.join().unwrap().unwrap();
     }

@@ -183,7 +183,7 @@ mod tests {
             (
                 "n_layers: 1",
                 "n_layers: many",
-                "`n_layers`: not a whole number at line 1, column",
+                "model.n_layers: not a whole number from 0 on at line 1, column",
             ),
             ("n_layers: 1", "n_layers: 0", "n_layers"),
             ("n_layers: 1", "layers: 1", "layers"),

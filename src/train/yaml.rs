@@ -22,45 +22,36 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
             max_merge_keys: 64,
         },
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| explain(text, &error))
+    let mut key = String::new();
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
+        serde_path_to_error::deserialize(yaml).map_err(|error| {
+            key = error.path().to_string();
+            error.into_inner()
+        })
+    });
+    read.map_err(|error| explain(&key, &error.to_string()))
 }
 
-/// What the parser says of a value, in words for who wrote it, and of which key it is the value.
-fn explain(text: &str, error: &serde_saphyr::Error) -> String {
-    let said = error.to_string();
+/// What the parser says of the value of `key`, in words for who wrote it.
+fn explain(key: &str, said: &str) -> String {
     let said = said.lines().next().unwrap_or("not YAML");
     let plainer = [
-        ("invalid u64", "not a whole number"),
-        ("invalid f64", "not a number"),
+        ("invalid u64", "not a whole number from 0 on"),
+        ("invalid floating point", "not a number"),
         ("expected string scalar", "not a single value"),
         ("expected mapping start", "not a mapping of keys to values"),
         ("expected sequence start", "not a list"),
     ];
-    let Some((technical, plain)) = plainer.iter().find(|(t, _)| said.starts_with(t)) else {
-        return said.to_string();
+    let technical = plainer.iter().find(|(t, _)| said.starts_with(t));
+    let said = match technical {
+        Some((technical, plain)) => said.replacen(technical, plain, 1),
+        None => said.to_string(),
     };
-    let said = said.replacen(technical, plain, 1);
-    let key = error.location().and_then(|place| {
-        let (line, column) = (place.line() as usize, place.column() as usize);
-        let lines = text.lines().take(line);
-        let mut before: Vec<&str> = lines.collect();
-        let last = before.pop()?;
-        let until: String = last.chars().take(column.saturating_sub(1)).collect();
-        key_of(&until).or_else(|| before.into_iter().rev().find_map(key_of))
-    });
+    // At the top it names the document.
     match key {
-        Some(key) => format!("`{key}`: {said}"),
-        None => said,
+        "" | "." | "?" => said,
+        key => format!("{key}: {said}"),
     }
-}
-
-/// The last word before a colon.
-fn key_of(text: &str) -> Option<String> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.rmatch_indices(':').find_map(|(at, _)| {
-        let word = text[..at].rsplit(|c| !is_word(c)).next()?;
-        (!word.is_empty()).then(|| word.to_string())
-    })
 }
 
 #[cfg(test)]
@@ -69,29 +60,56 @@ mod tests {
 
     use super::*;
 
-    fn error(text: &str) -> String {
-        read::<BTreeMap<String, BTreeMap<String, Vec<u64>>>>(text).unwrap_err()
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only errors are looked at")]
+    struct Inner {
+        count: usize,
+        #[serde(default)]
+        rate: f64,
+        #[serde(default)]
+        kinds: Vec<Kind>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        One,
     }
 
     #[test]
     fn a_wrong_value_is_told_with_its_key() {
         for (text, told) in [
-            ("a: 3", "`a`: not a mapping of keys to values at line 1"),
-            ("a: {b: 3}", "`b`: not a list at line 1"),
+            ("a: 3", "a: not a mapping of keys to values at line 1"),
+            ("a:", "a"),
             (
-                "a: {b: [1], c: [1, x]}",
-                "`c`: not a whole number at line 1",
+                "a: {count: x}",
+                "a.count: not a whole number from 0 on at line 1",
             ),
+            ("a: {count: -1}", "a.count: not a whole number from 0 on"),
+            ("a:\n  rate: 1\n  count:\nb: {}", "a.count: not a whole"),
+            ("a:\n  \"count\": x", "a.count: not a whole"),
+            ("a:\n  count : # b: c\n    x", "a.count: not a whole"),
+            ("{\"a\": {\"count\": \"x\"}}", "a.count: not a whole"),
             (
-                "a:\n  b:\n  - 1\n  - 2.5\n",
-                "`b`: not a whole number at line 4",
+                "a: {count: 1, rate: fast}",
+                "a.rate: not a number at line 1",
             ),
-            ("a: {b: [{c: 1}]}", "line 1"),
-            ("a: {b: [1]", "line 1"),
+            ("a: {count: 1, rate: [1]}", "a.rate: "),
+            ("a: {count: 1, kinds: 3}", "a.kinds: not a list"),
+            (
+                "a: {count: 1, kinds: [one, two]}",
+                "a.kinds[1]: unknown variant `two`",
+            ),
+            ("a: {count: 1, cuont: 2}", "unknown field `cuont`"),
+            ("b: {}", "missing field `count`"),
+            ("a: {count: 1", "line 1"),
         ] {
-            let error = error(text);
-            assert!(error.contains(told), "{text}: {error}");
+            let error = read::<BTreeMap<String, Inner>>(text).unwrap_err();
+            let one_line = !error.contains('\n') && error.contains("line ");
+            assert!(error.contains(told) && one_line, "{text}: {error}");
         }
+        assert!(read::<BTreeMap<String, Inner>>("a: {count: 1, rate: 2, kinds: [one]}").is_ok());
     }
 
     #[test]

@@ -35,7 +35,15 @@ impl Models {
         let Some(root) = Archive::find(path) else {
             return Ok(Models::built_in());
         };
-        let archive = Archive::open(&root, access).map_err(with_path(&root))?;
+        Models::of(&root, access)
+    }
+
+    /// Also offers the models of the archive whose directory is `root`.
+    ///
+    /// # Errors
+    /// The archive can not be opened.
+    pub fn of(root: &Path, access: Access) -> Result<Models, CliError> {
+        let archive = Archive::open(root, access).map_err(with_path(root))?;
         Ok(Models {
             archive: Some(archive),
             ..Models::built_in()
