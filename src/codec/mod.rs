@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn the_model_may_pay_where_data_like_what_it_knows_begin() {
-        let file = crate::profiles::builtin("fast").expect("it is shipped");
+        let file = include_bytes!("../../profiles/fast.safetensors");
         let model = Arc::new(engine::Model::from_bytes(file).expect("a model"));
         let asked = |data: &[u8], effort| {
             let means = Means {
