@@ -4,6 +4,7 @@
 //! wait for little but the disk, once for its inode and again for its bytes, and the kernel reads ahead within files only.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rustix::fs::{Dir, FileType, OFlags};
 use super::Fs;
 use super::attr::Kind;
 use super::backing::Backing;
-use super::files::OPEN_AHEAD;
+use super::depth::Depth;
 use super::namespace::backing_name;
 use super::node::{Node, NodeId};
 use super::sync::lock;
@@ -24,6 +25,8 @@ use crate::sync::Mutex;
 
 /// Files that are fetched before they are opened, at most.
 const FILES: usize = 16;
+/// Bytes that are fetched after a step: with the file that brings them to so many it ends.
+const BYTES: u64 = 16 << 20;
 /// Files that are opened at least before another look is taken at where a reader goes: first, and after many looks that showed nothing.
 const REST: [usize; 2] = [2, 64];
 /// Files that a reader may leave out and still be on its way.
@@ -118,6 +121,10 @@ pub(super) struct Course {
     by_name: Vec<u32>,
     /// Where to go on, by name and by listing.
     next: [usize; 2],
+    /// The order that the last step was one in, and where in it.
+    order: usize,
+    at: usize,
+    pub(super) depth: Depth,
 }
 
 /// Where a step leads.
@@ -147,6 +154,9 @@ impl Course {
             files,
             by_name,
             next: [0; 2],
+            order: 0,
+            at: 0,
+            depth: Depth::default(),
         }
     }
 
@@ -194,9 +204,24 @@ impl Course {
             });
             let wanted = wanted.collect();
             *next = end;
+            (self.order, self.at) = (order, at);
             return Lead::To(wanted);
         }
         Lead::Astray
+    }
+
+    /// So many of the files that the last step leads to are left for the next one.
+    fn leave(&mut self, files: usize) {
+        if let Some(next) = self.next.get_mut(self.order) {
+            *next = next.saturating_sub(files);
+        }
+    }
+
+    /// Whether the reader is beyond a file.
+    fn is_beyond(&self, name: &OsStr) -> bool {
+        let places = self.places(name);
+        // One that is gone can not be looked at either.
+        places.is_none_or(|places| places.get(self.order).is_some_and(|place| *place < self.at))
     }
 
     /// Names that it keeps.
@@ -214,30 +239,54 @@ impl Fs {
         }
     }
 
-    /// Fetches the beginnings of the files that come after a step. Whatever fails is told to the one who opens them.
-    pub(super) fn fetch_after(&self, step: &Step, known: Option<Course>) -> Option<Course> {
+    /// Fetches the files that come after a step, in a directory that is known or of which a reader like `depth` is expected.
+    /// Whatever fails is told to the one who opens them.
+    pub(super) fn fetch_after(&self, step: &Step, known: Result<Course, Depth>) -> Option<Course> {
         let dir = self.node(step.dir).ok()?;
-        let list = || {
+        let list = |depth| {
             let files = files_in(&dir).unwrap_or(Some(Vec::new()));
-            Course::new(step.dir, files)
+            Course {
+                depth,
+                ..Course::new(step.dir, files)
+            }
         };
         let mut course = known.unwrap_or_else(list);
         let mut lead = course.after(step);
         if lead == Lead::Unknown && course.is_old() {
-            course = list();
+            course = list(course.depth);
             lead = course.after(step);
         }
         self.readahead.places.took(step.dir, &lead);
-        if let Lead::To(files) = lead {
-            for (name, form) in files {
-                if self.readahead.is_stopped() {
-                    break;
-                }
-                // It may have been packed or unpacked since it was listed.
-                let _ = fetch(&dir, &name, form).or_else(|_| fetch(&dir, &name, form.other()));
+        if let Lead::To(mut files) = lead {
+            look_back(&dir, &mut course);
+            let fetched = self.fetch_all(&dir, &files, &mut course.depth);
+            if fetched < files.len() {
+                course.leave(files.len() - fetched);
+                files.truncate(fetched);
+                self.readahead.places.took(step.dir, &Lead::To(files));
             }
         }
         Some(course)
+    }
+
+    /// Fetches files until it is enough; answers how many.
+    fn fetch_all(
+        &self,
+        dir: &Arc<Node>,
+        files: &[(OsString, names::Kind)],
+        depth: &mut Depth,
+    ) -> usize {
+        let mut bytes = 0;
+        for (number, (name, form)) in files.iter().enumerate() {
+            if bytes >= BYTES || self.readahead.is_stopped() {
+                return number;
+            }
+            // It may have been packed or unpacked since it was listed.
+            let fetched =
+                fetch(dir, name, *form, depth).or_else(|_| fetch(dir, name, form.other(), depth));
+            bytes += fetched.unwrap_or(0);
+        }
+        files.len()
     }
 }
 
@@ -257,18 +306,43 @@ fn files_in(dir: &Node) -> super::Result<Option<Vec<(OsString, names::Kind)>>> {
     Ok(Some(files))
 }
 
-fn fetch(dir: &Arc<Node>, name: &OsStr, form: names::Kind) -> super::Result<()> {
+/// Sees whether the reader read a file through that it has passed.
+fn look_back(dir: &Arc<Node>, course: &mut Course) {
+    let Some(watched) = course.depth.watched() else {
+        return;
+    };
+    if course.is_beyond(&watched.name) {
+        let opened = open(dir, &watched.name, watched.form).ok().flatten();
+        let read_through = opened.map(|(file, _)| watched.is_read_through(file));
+        course.depth.passed(read_through);
+    }
+}
+
+/// Has the disk fetch what will be wanted of a file; answers how many bytes that is.
+fn fetch(
+    dir: &Arc<Node>,
+    name: &OsString,
+    form: names::Kind,
+    depth: &mut Depth,
+) -> super::Result<u64> {
+    let Some((file, len)) = open(dir, name, form)? else {
+        return Ok(0);
+    };
+    let wanted = depth.of(name, form, len);
+    Storage::will_need(&file, 0, wanted);
+    Ok(wanted)
+}
+
+/// A regular file that is not empty, and its length.
+fn open(dir: &Node, name: &OsStr, form: names::Kind) -> super::Result<Option<(File, u64)>> {
     let below = dir.backing()?;
     let (file, stat) = Backing::open(below.as_fd(), &backing_name(name, form), form)?;
     // To open a device or a pipe may do something.
-    if Kind::of(&stat) == Kind::File && stat.st_size > 0 {
-        Storage::will_need(
-            &file.reopen(OFlags::RDONLY | OFlags::NONBLOCK)?,
-            0,
-            OPEN_AHEAD,
-        );
+    if Kind::of(&stat) != Kind::File || stat.st_size <= 0 {
+        return Ok(None);
     }
-    Ok(())
+    let file = file.reopen(OFlags::RDONLY | OFlags::NONBLOCK)?;
+    Ok(Some((file, stat.st_size.unsigned_abs())))
 }
 
 #[cfg(test)]
@@ -370,6 +444,20 @@ mod tests {
             }
             assert_eq!(fetched, names[2..]);
         }
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_step_is_left_for_the_next() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mut course = course(&names);
+        assert_eq!(after(&mut course, "a", "b").unwrap(), ["c", "d", "e", "f"]);
+        course.leave(3);
+        assert_eq!(after(&mut course, "b", "c").unwrap(), ["d", "e", "f"]);
+        let beyond = |name: &str| course.is_beyond(name.as_ref());
+        assert_eq!(
+            ["b", "c", "d", "gone"].map(beyond),
+            [true, false, false, true]
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod content;
 mod convert;
 mod course;
 mod crowd;
+mod depth;
 mod dir;
 mod disk_cache;
 mod disk_files;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Fs;
 use super::content::Piece;
 use super::course::{Course, MOST_NAMES, PLACES, Places, Step};
+use super::depth::Depth;
 use super::read::{Caching, Source};
 use super::sync::lock;
 use crate::codec::CodecId;
@@ -177,10 +178,16 @@ impl Drop for Ending<'_> {
 }
 
 impl Shared {
-    fn take_course(&self, step: &Step) -> Option<Course> {
+    /// The directory of a step; if it is not known, how the last one was read.
+    fn take_course(&self, step: &Step) -> Result<Course, Depth> {
         let courses = &mut lock(&self.state).courses;
-        let at = courses.iter().position(|c| c.dir == step.dir)?;
-        Some(courses.remove(at))
+        match courses.iter().position(|c| c.dir == step.dir) {
+            Some(at) => Ok(courses.remove(at)),
+            None => Err(courses
+                .first()
+                .map(|c| Depth::like(&c.depth))
+                .unwrap_or_default()),
+        }
     }
 
     /// The step was taken.

@@ -101,8 +101,17 @@ fn blocks_that_are_damaged_fail_the_read_that_wants_them_and_no_other() {
     }
 }
 
-/// A file's pages are in the page cache, the first of them.
+/// The first page of a file is in the page cache.
 fn is_fetched(path: &Path) -> bool {
+    pages_in_memory(path).first() == Some(&true)
+}
+
+/// The last page of a file is in the page cache.
+fn is_fetched_whole(path: &Path) -> bool {
+    pages_in_memory(path).last() == Some(&true)
+}
+
+fn pages_in_memory(path: &Path) -> Vec<bool> {
     let file = std::fs::File::open(path).unwrap();
     // SAFETY: nobody changes the file.
     let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
@@ -116,7 +125,7 @@ fn is_fetched(path: &Path) -> bool {
         )
     };
     assert_eq!(rc, 0);
-    pages[0] & 1 == 1
+    pages.iter().map(|page| page & 1 == 1).collect()
 }
 
 /// A hundred files, mounted again with nothing in any cache; none if the system does not let go of what it has.
@@ -125,9 +134,14 @@ fn many_files(access: Access) -> Option<Mounted> {
     for i in 0..100 {
         m.put(&format!("{i:02}"), &data(5000, i));
     }
+    mounted_cold(m, access, ".vortex")
+}
+
+/// Mounts a hundred files again with nothing in any cache; none if the system does not let go of what it has.
+fn mounted_cold(m: Mounted, access: Access, suffix: &str) -> Option<Mounted> {
     let m = m.again_as(true, access);
     for i in 0..100 {
-        let path = m.backing(&format!("{i:02}.vortex"));
+        let path = m.backing(&format!("{i:02}{suffix}"));
         let file = std::fs::File::open(&path).unwrap();
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -137,7 +151,7 @@ fn many_files(access: Access) -> Option<Mounted> {
         }
     }
     // Some file systems keep pages of their own, or fetch nothing unasked.
-    let path = m.backing("99.vortex");
+    let path = m.backing(&format!("99{suffix}"));
     let file = std::fs::File::open(&path).unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed).unwrap();
     let begun = Instant::now();
@@ -173,6 +187,62 @@ fn who_opens_one_file_after_another_finds_the_next_ones_fetched() {
         wait_until(|| fetched(33));
         assert!(!fetched(70), "no further than a few");
     }
+}
+
+/// Large plain files; none if the system can not say what of them it has in memory.
+fn large_files() -> Option<Mounted> {
+    let m = Mounted::new();
+    for i in 0..100 {
+        std::fs::write(m.backing(&format!("{i:02}")), data(300_000, i)).unwrap();
+    }
+    let known = std::fs::File::open(m.backing("50")).unwrap();
+    let mut byte = [0];
+    let into = &mut [std::io::IoSliceMut::new(&mut byte)];
+    if rustix::io::preadv2(&known, into, 0, rustix::io::ReadWriteFlags::NOWAIT) != Ok(1) {
+        eprintln!("not tried: {} can not be asked", m.backing("50").display());
+        return None;
+    }
+    mounted_cold(m, Access::Read, "")
+}
+
+#[test]
+fn who_reads_large_files_through_finds_the_next_ones_fetched_whole() {
+    let Some(m) = large_files() else { return };
+    let mut whole = 0;
+    for i in 0..60 {
+        let name = format!("{i:02}");
+        let path = m.backing(&name);
+        let begun = Instant::now();
+        while i > 1 && !is_fetched(&path) && begun.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        whole += u32::from(is_fetched_whole(&path));
+        let fh = m.open(&name, RDONLY);
+        assert!(m.fs.read(fh, 0, 300_000).unwrap() == data(300_000, i));
+        m.fs.release(fh).unwrap();
+    }
+    assert!(whole >= 25, "{whole}");
+}
+
+#[test]
+fn who_reads_only_beginnings_has_no_more_fetched() {
+    let Some(m) = large_files() else { return };
+    for i in 0..60 {
+        let name = format!("{i:02}");
+        let fh = m.open(&name, RDONLY);
+        m.fs.read(fh, 0, 1000).unwrap();
+        m.fs.release(fh).unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    assert!(
+        (2..70)
+            .filter(|i| is_fetched(&m.backing(&format!("{i:02}"))))
+            .count()
+            > 40
+    );
+    // But what the kernel reads by itself about the byte that is asked for.
+    let whole = (0..98).filter(|i| is_fetched_whole(&m.backing(&format!("{i:02}"))));
+    assert!(whole.count() <= 10);
 }
 
 #[test]
