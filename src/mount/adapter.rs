@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 
 use super::convert::file_attr;
 use super::figures::Figures;
+use super::linger::Linger;
 use super::listing::Listings;
 use super::passthrough::Passthrough;
 use super::set_ids::SetIds;
@@ -51,6 +52,7 @@ pub(super) struct Adapter {
     /// The value of [`DAEMON_XATTR`].
     pub(super) identity: Vec<u8>,
     figures: Arc<Figures>,
+    pub(super) linger: Linger,
     pub(super) listings: Listings,
     pub(super) passthrough: Passthrough,
     pub(super) set_ids: SetIds,
@@ -69,6 +71,7 @@ impl Adapter {
             ttl: if read_only { TTL_READ_ONLY } else { TTL },
             identity,
             figures,
+            linger: Linger::new(),
             listings: Listings::new(),
             passthrough: Passthrough::default(),
             set_ids: SetIds::default(),

@@ -17,6 +17,7 @@ mod evict;
 mod exposition;
 mod figures;
 mod kernel;
+mod linger;
 mod listing;
 mod logfile;
 mod memory;

@@ -33,12 +33,13 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.call("lookup", parent, |fs| fs.lookup(node(parent), name));
         if matches!(&found, Ok((_, attr)) if attr.kind != Kind::Dir) {
             self.listings.looked_up_in(parent);
         }
         self.entry(found, reply);
+        self.linger.answered(req.pid());
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -48,11 +49,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.call("getattr", ino, |fs| fs.getattr(node(ino), fh.map(handle))) {
             Ok(attr) => reply.attr(&self.ttl, &file_attr(NodeId(attr.ino), &attr)),
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn setattr(
@@ -92,11 +94,12 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         match self.call("readlink", ino, |fs| fs.readlink(node(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn mknod(
@@ -200,7 +203,7 @@ impl Filesystem for Adapter {
         self.entry(made, reply);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let opened = self.call("open", ino, |fs| {
             let fh = fs.open(node(ino), positional(flags.0))?;
             if !self.passthrough.enabled {
@@ -220,6 +223,7 @@ impl Filesystem for Adapter {
             Ok((fh, None)) => reply.opened(FileHandle(fh.0), flags),
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn read(
@@ -294,6 +298,7 @@ impl Filesystem for Adapter {
             self.call("release", ino, |fs| fs.release(handle(fh))),
             reply,
         );
+        self.linger.closed();
     }
 
     fn fsync(
@@ -310,16 +315,17 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.call("opendir", ino, |fs| fs.opendir(node(ino))) {
             Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -336,6 +342,7 @@ impl Filesystem for Adapter {
             }
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn readdirplus(
@@ -347,6 +354,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         self.list_with_attributes(req, ino, fh, offset, reply);
+        self.linger.answered(req.pid());
     }
 
     fn releasedir(
@@ -361,6 +369,7 @@ impl Filesystem for Adapter {
             self.call("releasedir", ino, |fs| fs.releasedir(handle(fh))),
             reply,
         );
+        self.linger.closed();
     }
 
     fn fsyncdir(
@@ -377,13 +386,14 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         match self.call("statfs", ino, |fs| fs.statfs()) {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
             Err(errno) => reply.error(errno),
         }
+        self.linger.answered(req.pid());
     }
 
     fn setxattr(
@@ -418,14 +428,16 @@ impl Filesystem for Adapter {
                 })
         };
         xattr(value, size, reply);
+        self.linger.answered(req.pid());
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         xattr(
             self.call("listxattr", ino, |fs| fs.listxattr(node(ino))),
             size,
             reply,
         );
+        self.linger.answered(req.pid());
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -193,8 +194,10 @@ fn session(
         .extend(settings.options.kernel.iter().cloned());
     let adapter = Adapter::new(Arc::clone(fs), read_only, identity, Arc::clone(figures));
     let kernel = Arc::clone(&adapter.set_ids.kernel);
+    let device = Arc::clone(&adapter.linger.device);
     let spawn = |session: Session<Adapter>| {
         // Nobody is served yet.
+        let _ = device.set(session.as_fd().try_clone_to_owned()?);
         let _ = kernel.set(session.notifier());
         session.spawn()
     };
