@@ -217,11 +217,12 @@ impl Course {
         }
     }
 
-    /// Whether the reader is beyond a file.
-    fn is_beyond(&self, name: &OsStr) -> bool {
-        let places = self.places(name);
-        // One that is gone can not be looked at either.
-        places.is_none_or(|places| places.get(self.order).is_some_and(|place| *place < self.at))
+    /// Whether the reader is beyond a file; `None` if it does not come by, as far as can be seen.
+    fn is_beyond(&self, name: &OsStr) -> Option<bool> {
+        let place = *self.places(name)?.get(self.order)?;
+        let far = FILES + SKIPPED;
+        let near = self.at.saturating_sub(far)..=self.at + far;
+        near.contains(&place).then_some(place < self.at)
     }
 
     /// Names that it keeps.
@@ -311,10 +312,14 @@ fn look_back(dir: &Arc<Node>, course: &mut Course) {
     let Some(watched) = course.depth.watched() else {
         return;
     };
-    if course.is_beyond(&watched.name) {
-        let opened = open(dir, &watched.name, watched.form).ok().flatten();
-        let read_through = opened.map(|(file, _)| watched.is_read_through(file));
-        course.depth.passed(read_through);
+    match course.is_beyond(&watched.name) {
+        Some(false) => {}
+        Some(true) => {
+            let opened = open(dir, &watched.name, watched.form).ok().flatten();
+            let read_through = opened.map(|(file, _)| watched.is_read_through(file));
+            course.depth.passed(read_through);
+        }
+        None => course.depth.passed(None),
     }
 }
 
@@ -328,7 +333,7 @@ fn fetch(
     let Some((file, len)) = open(dir, name, form)? else {
         return Ok(0);
     };
-    let wanted = depth.of(name, form, len);
+    let wanted = depth.of(name, form, &file, len);
     Storage::will_need(&file, 0, wanted);
     Ok(wanted)
 }
@@ -454,10 +459,11 @@ mod tests {
         course.leave(3);
         assert_eq!(after(&mut course, "b", "c").unwrap(), ["d", "e", "f"]);
         let beyond = |name: &str| course.is_beyond(name.as_ref());
-        assert_eq!(
-            ["b", "c", "d", "gone"].map(beyond),
-            [true, false, false, true]
-        );
+        let at_c = [Some(true), Some(false), Some(false), None];
+        assert_eq!(["b", "c", "d", "gone"].map(beyond), at_c);
+        course.at += FILES + SKIPPED;
+        let beyond = |name: &str| course.is_beyond(name.as_ref());
+        assert_eq!(["b", "c"].map(beyond), [None, Some(true)]);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! and for others the beginning.
 //!
 //! Plain files may be read without the daemon, so now and then only the beginning of a large file is fetched, and when the
-//! reader has passed it, its end is looked for in the page cache.
+//! reader has passed it, more of it is looked for in the page cache.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 
@@ -17,6 +18,8 @@ use crate::store::names;
 const MOST_OF_FILE: u64 = 4 << 20;
 /// Large files that are fetched whole before another one is watched.
 const UNWATCHED: u32 = 32;
+/// Bytes that a file that is watched has behind its beginning, at least.
+const WATCHED: u64 = 64 << 10;
 
 /// What was seen of a reader.
 #[derive(Default)]
@@ -32,7 +35,8 @@ pub(super) struct Depth {
 pub(super) struct Watched {
     pub(super) name: OsString,
     pub(super) form: names::Kind,
-    /// A byte near its end.
+    /// A byte that is neither fetched with the beginning nor near the end, where many formats keep what is read when they are
+    /// opened, segments too.
     place: u64,
 }
 
@@ -46,19 +50,23 @@ impl Depth {
     }
 
     /// How many bytes to fetch of a file of `len` bytes.
-    pub(super) fn of(&mut self, name: &OsString, form: names::Kind, len: u64) -> u64 {
+    pub(super) fn of(&mut self, name: &OsString, form: names::Kind, file: &File, len: u64) -> u64 {
         if len <= OPEN_AHEAD {
             return len;
         }
+        let rest = len.min(MOST_OF_FILE) - OPEN_AHEAD;
         let look = !self.reads_through || self.unwatched >= UNWATCHED;
-        if self.watched.is_none() && look {
-            self.unwatched = 0;
-            self.watched = Some(Watched {
-                name: name.clone(),
-                form,
-                place: len.min(MOST_OF_FILE) - 1,
-            });
-            return OPEN_AHEAD;
+        if self.watched.is_none() && look && rest >= WATCHED {
+            // What was there before says nothing. To look may fetch the page that is looked for.
+            if !is_in_memory(file, OPEN_AHEAD + rest / 4) {
+                self.unwatched = 0;
+                self.watched = Some(Watched {
+                    name: name.clone(),
+                    form,
+                    place: OPEN_AHEAD + rest / 2,
+                });
+                return OPEN_AHEAD;
+            }
         }
         if !self.reads_through {
             return OPEN_AHEAD;
@@ -72,7 +80,7 @@ impl Depth {
         self.watched.as_ref()
     }
 
-    /// The reader has passed the file that is watched: whether it was read through, if that can be told.
+    /// The file is watched no more. The reader has passed it: whether it was read through, if that can be told.
     pub(super) fn passed(&mut self, read_through: Option<bool>) {
         self.watched = None;
         self.reads_through = read_through.unwrap_or(self.reads_through);
@@ -80,12 +88,17 @@ impl Depth {
 }
 
 impl Watched {
-    /// Whether somebody has read it through, or not long ago: its end is in the page cache. Not if the file system can not tell.
+    /// Whether more of it than the beginning was read, as far as the file system can tell.
     pub(super) fn is_read_through(&self, file: impl AsFd) -> bool {
-        let mut byte = [0];
-        let into = &mut [IoSliceMut::new(&mut byte)];
-        preadv2(file, into, self.place, ReadWriteFlags::NOWAIT) == Ok(1)
+        is_in_memory(file, self.place)
     }
+}
+
+/// Whether a byte of a file is in the page cache. Not if the file system can not tell.
+fn is_in_memory(file: impl AsFd, place: u64) -> bool {
+    let mut byte = [0];
+    let into = &mut [IoSliceMut::new(&mut byte)];
+    preadv2(file, into, place, ReadWriteFlags::NOWAIT) == Ok(1)
 }
 
 #[cfg(test)]
@@ -94,8 +107,10 @@ mod tests {
 
     const LARGE: u64 = 3 << 20;
 
+    /// A file that is nowhere in memory, since it has no bytes.
     fn of(depth: &mut Depth, name: &str, len: u64) -> u64 {
-        depth.of(&name.into(), names::Kind::Other, len)
+        let file = tempfile::tempfile().unwrap();
+        depth.of(&name.into(), names::Kind::Other, &file, len)
     }
 
     #[test]
@@ -113,7 +128,10 @@ mod tests {
             assert_eq!(of(&mut depth, "small", 5), 5);
         }
         assert_eq!(of(&mut depth, "again", 9 << 20), OPEN_AHEAD);
-        assert_eq!(depth.watched().unwrap().place, MOST_OF_FILE - 1);
+        assert_eq!(
+            depth.watched().unwrap().place,
+            (MOST_OF_FILE + OPEN_AHEAD) / 2
+        );
         assert_eq!(of(&mut depth, "whole", 9 << 20), MOST_OF_FILE);
         depth.passed(None);
         assert_eq!(of(&mut depth, "as before", LARGE), LARGE);

@@ -86,8 +86,20 @@ impl Adapter {
         serde_json::to_vec(&self.figures.status()).map_err(|_| Errno::EIO)
     }
 
-    /// Runs one operation; whatever goes wrong becomes an errno, a panic `EIO`.
+    /// Runs the operation that a request is for; whatever goes wrong becomes an errno, a panic `EIO`.
     pub(super) fn call<T>(
+        &self,
+        req: &Request,
+        op: &str,
+        node: INodeNo,
+        f: impl FnOnce(&Fs) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        self.linger.asked(req.pid());
+        self.run(op, node, f)
+    }
+
+    /// The same for what nobody is named to ask for.
+    pub(super) fn run<T>(
         &self,
         op: &str,
         node: INodeNo,
@@ -194,13 +206,13 @@ mod tests {
         let fs = Fs::new(archive, FsOptions::default()).expect("file system");
         let figures = Figures::new(&fs, dir.path(), None, None);
         let adapter = Adapter::new(fs, true, Vec::new(), figures);
-        let panicked: Result<(), Errno> = adapter.call("test", INodeNo::ROOT, |_| {
+        let panicked: Result<(), Errno> = adapter.run("test", INodeNo::ROOT, |_| {
             assert!(in_call());
             panic!("a bug")
         });
         assert_eq!(panicked, Err(Errno::EIO));
         assert!(!in_call());
-        let attr = adapter.call("getattr", INodeNo::ROOT, |fs| {
+        let attr = adapter.run("getattr", INodeNo::ROOT, |fs| {
             fs.getattr(NodeId::ROOT, None)
         });
         assert!(attr.is_ok());

@@ -62,7 +62,7 @@ impl Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
+        let entries = match self.call(req, "readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
         };
@@ -75,10 +75,10 @@ impl Adapter {
                 break;
             }
             let found = if dots {
-                self.call("getattr", ino, |fs| fs.getattr(node(ino), None))
+                self.run("getattr", ino, |fs| fs.getattr(node(ino), None))
                     .map(|attr| (NodeId(e.ino), attr))
             } else {
-                self.call("lookup", ino, |fs| fs.lookup_listed(node(ino), e))
+                self.run("lookup", ino, |fs| fs.lookup_listed(node(ino), e))
             };
             let (id, attr) = match found {
                 Ok(found) => found,

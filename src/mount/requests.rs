@@ -27,6 +27,9 @@ use crate::fs::{FsError, Kind, NodeId, SetAttr};
 /// Begins the names of access control lists among extended attributes.
 const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
+/// Bytes of a read after which more of them may be under way at the same time.
+const SHORT: u32 = 128 << 10;
+
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.agree(config);
@@ -34,7 +37,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.call("lookup", parent, |fs| fs.lookup(node(parent), name));
+        let found = self.call(req, "lookup", parent, |fs| fs.lookup(node(parent), name));
         if matches!(&found, Ok((_, attr)) if attr.kind != Kind::Dir) {
             self.listings.looked_up_in(parent);
         }
@@ -43,14 +46,16 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        let _ = self.call("forget", ino, |fs| {
+        let _ = self.run("forget", ino, |fs| {
             fs.forget(node(ino), nlookup);
             Ok(())
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call("getattr", ino, |fs| fs.getattr(node(ino), fh.map(handle))) {
+        match self.call(req, "getattr", ino, |fs| {
+            fs.getattr(node(ino), fh.map(handle))
+        }) {
             Ok(attr) => reply.attr(&self.ttl, &file_attr(NodeId(attr.ino), &attr)),
             Err(errno) => reply.error(errno),
         }
@@ -83,7 +88,7 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match self.call("setattr", ino, |fs| {
+        match self.call(req, "setattr", ino, |fs| {
             if size.is_some() {
                 self.take_set_ids(fs, ino, || may_keep(req))?;
             }
@@ -95,7 +100,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.call("readlink", ino, |fs| fs.readlink(node(ino))) {
+        match self.call(req, "readlink", ino, |fs| fs.readlink(node(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -112,7 +117,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call("mknod", parent, |fs| {
+        let made = self.call(req, "mknod", parent, |fs| {
             fs.mknod(
                 node(parent),
                 name,
@@ -133,22 +138,22 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call("mkdir", parent, |fs| {
+        let made = self.call(req, "mkdir", parent, |fs| {
             fs.mkdir(node(parent), name, mode, caller(req, umask))
         });
         self.entry(made, reply);
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            self.call("unlink", parent, |fs| fs.unlink(node(parent), name)),
+            self.call(req, "unlink", parent, |fs| fs.unlink(node(parent), name)),
             reply,
         );
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            self.call("rmdir", parent, |fs| fs.rmdir(node(parent), name)),
+            self.call(req, "rmdir", parent, |fs| fs.rmdir(node(parent), name)),
             reply,
         );
     }
@@ -161,7 +166,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let made = self.call("symlink", parent, |fs| {
+        let made = self.call(req, "symlink", parent, |fs| {
             fs.symlink(node(parent), name, target.as_os_str(), caller(req, 0))
         });
         self.entry(made, reply);
@@ -169,7 +174,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -177,7 +182,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let done = self.call("rename", parent, |fs| {
+        let done = self.call(req, "rename", parent, |fs| {
             fs.rename(
                 node(parent),
                 name,
@@ -191,20 +196,20 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let made = self.call("link", ino, |fs| {
+        let made = self.call(req, "link", ino, |fs| {
             fs.link(node(ino), node(newparent), newname)
         });
         self.entry(made, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self.call("open", ino, |fs| {
+        let opened = self.call(req, "open", ino, |fs| {
             let fh = fs.open(node(ino), positional(flags.0))?;
             if !self.passthrough.enabled {
                 return Ok((fh, None));
@@ -228,7 +233,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -237,8 +242,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if size > SHORT {
+            self.linger.interrupt();
+        }
         with_buffer(size, |buffer| {
-            match self.call("read", ino, |fs| fs.read_into(handle(fh), offset, buffer)) {
+            match self.call(req, "read", ino, |fs| {
+                fs.read_into(handle(fh), offset, buffer)
+            }) {
                 Ok(n) => reply.data(buffer.get(..n).unwrap_or_default()),
                 Err(errno) => reply.error(errno),
             }
@@ -247,7 +257,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -257,7 +267,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.call("write", ino, |fs| {
+        let written = self.call(req, "write", ino, |fs| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.take_set_ids(fs, ino, || false)?;
             }
@@ -272,13 +282,16 @@ impl Filesystem for Adapter {
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        empty(self.call("flush", ino, |fs| fs.flush(handle(fh))), reply);
+        empty(
+            self.call(req, "flush", ino, |fs| fs.flush(handle(fh))),
+            reply,
+        );
     }
 
     fn release(
@@ -294,29 +307,26 @@ impl Filesystem for Adapter {
         if self.passthrough.enabled {
             self.passthrough.released(ino);
         }
-        empty(
-            self.call("release", ino, |fs| fs.release(handle(fh))),
-            reply,
-        );
+        empty(self.run("release", ino, |fs| fs.release(handle(fh))), reply);
         self.linger.closed();
     }
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("fsync", ino, |fs| fs.fsync(handle(fh), datasync)),
+            self.call(req, "fsync", ino, |fs| fs.fsync(handle(fh), datasync)),
             reply,
         );
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.call("opendir", ino, |fs| fs.opendir(node(ino))) {
+        match self.call(req, "opendir", ino, |fs| fs.opendir(node(ino))) {
             Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
@@ -331,7 +341,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        match self.call("readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
+        match self.call(req, "readdir", ino, |fs| fs.readdir(handle(fh), offset)) {
             Ok(entries) => {
                 for e in &*entries {
                     if reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), &e.name) {
@@ -366,7 +376,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("releasedir", ino, |fs| fs.releasedir(handle(fh))),
+            self.run("releasedir", ino, |fs| fs.releasedir(handle(fh))),
             reply,
         );
         self.linger.closed();
@@ -374,20 +384,20 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("fsyncdir", ino, |fs| fs.fsyncdir(handle(fh))),
+            self.call(req, "fsyncdir", ino, |fs| fs.fsyncdir(handle(fh))),
             reply,
         );
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.call("statfs", ino, |fs| fs.statfs()) {
+        match self.call(req, "statfs", ino, |fs| fs.statfs()) {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
@@ -398,7 +408,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -407,7 +417,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("setxattr", ino, |fs| {
+            self.call(req, "setxattr", ino, |fs| {
                 fs.setxattr(node(ino), name, value, flags)
             }),
             reply,
@@ -420,7 +430,7 @@ impl Filesystem for Adapter {
         } else if ino == INodeNo::ROOT && name == STATUS_XATTR {
             self.figures(req)
         } else {
-            self.call("getxattr", ino, |fs| fs.getxattr(node(ino), name))
+            self.call(req, "getxattr", ino, |fs| fs.getxattr(node(ino), name))
                 .map_err(|errno| match errno {
                     // To the kernel, which asks for each access, the want of support is an error and not the want of a list.
                     Errno::EOPNOTSUPP if name.as_bytes().starts_with(ACL_PREFIX) => Errno::NO_XATTR,
@@ -433,16 +443,18 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         xattr(
-            self.call("listxattr", ino, |fs| fs.listxattr(node(ino))),
+            self.call(req, "listxattr", ino, |fs| fs.listxattr(node(ino))),
             size,
             reply,
         );
         self.linger.answered(req.pid());
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            self.call("removexattr", ino, |fs| fs.removexattr(node(ino), name)),
+            self.call(req, "removexattr", ino, |fs| {
+                fs.removexattr(node(ino), name)
+            }),
             reply,
         );
     }
@@ -457,7 +469,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.call("create", parent, |fs| {
+        let made = self.call(req, "create", parent, |fs| {
             fs.create(
                 node(parent),
                 name,
@@ -489,7 +501,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         empty(
-            self.call("fallocate", ino, |fs| {
+            self.call(req, "fallocate", ino, |fs| {
                 self.take_set_ids(fs, ino, || may_keep(req))?;
                 fs.fallocate(handle(fh), mode, offset, length)
             }),
@@ -499,14 +511,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let found = self.call("lseek", ino, |fs| {
+        let found = self.call(req, "lseek", ino, |fs| {
             let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
             fs.lseek(handle(fh), offset, whence)
         });

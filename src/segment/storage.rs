@@ -13,6 +13,9 @@ use rustix::io::Errno;
 
 use super::error::{Part, Result, SegmentError};
 
+/// Bytes that the kernel fetches at the least when it is told that they will be needed; of more it may fetch only a part.
+const ADVICE: usize = 128 << 10;
+
 /// Random access to the bytes of one segment.
 pub trait Storage: Send + Sync {
     /// Reads some bytes at `offset`; 0 only at the end, or for an empty `buf`.
@@ -65,8 +68,12 @@ impl Storage for File {
     }
 
     fn will_need(&self, offset: u64, len: u64) {
-        // Only a hint: the read itself tells what goes wrong.
-        let _ = rustix::fs::fadvise(self, offset, NonZeroU64::new(len), Advice::WillNeed);
+        let end = offset.saturating_add(len);
+        for from in (offset..end).step_by(ADVICE) {
+            let len = NonZeroU64::new((end - from).min(ADVICE as u64));
+            // Only a hint: the read itself tells what goes wrong.
+            let _ = rustix::fs::fadvise(self, from, len, Advice::WillNeed);
+        }
     }
 }
 
