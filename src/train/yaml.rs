@@ -2,6 +2,9 @@
 
 use serde::de::DeserializeOwned;
 
+/// Characters of an error that are shown, of those that the file may have in them.
+const SHOWN: usize = 240;
+
 /// Reads what a configuration file says.
 ///
 /// # Errors
@@ -49,9 +52,19 @@ fn explain(key: &str, said: &str) -> String {
     };
     // At the top it names the document.
     match key {
-        "" | "." | "?" => said,
-        key => format!("{key}: {said}"),
+        "" | "." | "?" => shown(&said),
+        key => format!("{}: {}", shown(key), shown(&said)),
     }
+}
+
+/// What a line can show of what may be anything.
+fn shown(text: &str) -> String {
+    let one = |c: char| if c.is_control() { ' ' } else { c };
+    let mut shown: String = text.chars().take(SHOWN).map(one).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -103,13 +116,25 @@ mod tests {
             ),
             ("a: {count: 1, cuont: 2}", "unknown field `cuont`"),
             ("b: {}", "missing field `count`"),
+            ("\"a\\nb\\e[1m\": {count: x}", "a b [1m.count: not a whole"),
+            ("a: {\"cu\\r\\nont\": 2}", "unknown field `cu"),
             ("a: {count: 1", "line 1"),
         ] {
             let error = read::<BTreeMap<String, Inner>>(text).unwrap_err();
-            let one_line = !error.contains('\n') && error.contains("line ");
+            let one_line = !error.contains(char::is_control) && error.contains("line ");
             assert!(error.contains(told) && one_line, "{text}: {error}");
         }
         assert!(read::<BTreeMap<String, Inner>>("a: {count: 1, rate: 2, kinds: [one]}").is_ok());
+    }
+
+    #[test]
+    fn a_long_key_is_shown_in_part() {
+        let text = format!("{}: {{count: x}}", "k".repeat(1000));
+        let error = read::<BTreeMap<String, Inner>>(&text).unwrap_err();
+        assert!(
+            error.len() < 500 && error.contains("kkk...: not a whole"),
+            "{error}"
+        );
     }
 
     #[test]
