@@ -260,6 +260,7 @@ impl Fs {
         self.readahead.places.took(step.dir, &lead);
         if let Lead::To(mut files) = lead {
             look_back(&dir, &mut course);
+            course.depth.order = course.order;
             let fetched = self.fetch_all(&dir, &files, &mut course.depth);
             if fetched < files.len() {
                 course.leave(files.len() - fetched);
@@ -312,7 +313,8 @@ fn look_back(dir: &Arc<Node>, course: &mut Course) {
     let Some(watched) = course.depth.watched() else {
         return;
     };
-    match course.is_beyond(&watched.name) {
+    let same = watched.order == course.order;
+    match course.is_beyond(&watched.name).filter(|_| same) {
         Some(false) => {}
         Some(true) => {
             let opened = open(dir, &watched.name, watched.form).ok().flatten();

@@ -26,6 +26,8 @@ const WATCHED: u64 = 64 << 10;
 pub(super) struct Depth {
     reads_through: bool,
     watched: Option<Watched>,
+    /// In which order of the directory it is being read.
+    pub(super) order: usize,
     /// Large files fetched since one was watched.
     unwatched: u32,
 }
@@ -35,6 +37,7 @@ pub(super) struct Depth {
 pub(super) struct Watched {
     pub(super) name: OsString,
     pub(super) form: names::Kind,
+    pub(super) order: usize,
     /// A byte that is neither fetched with the beginning nor near the end, where many formats keep what is read when they are
     /// opened, segments too.
     place: u64,
@@ -63,6 +66,7 @@ impl Depth {
                 self.watched = Some(Watched {
                     name: name.clone(),
                     form,
+                    order: self.order,
                     place: OPEN_AHEAD + rest / 2,
                 });
                 return OPEN_AHEAD;

@@ -35,7 +35,7 @@ pub(super) struct Linger {
     begun: Instant,
     /// The thread that asked last, as the kernel names it; 0 if it does not.
     asks: AtomicU32,
-    /// Its requests so far.
+    /// Its short requests so far, and the files that were closed.
     row: AtomicU32,
     /// How many are enough.
     enough: AtomicU32,
@@ -43,7 +43,7 @@ pub(super) struct Linger {
     in_vain: AtomicU32,
     /// The number of the thread that waits awake; 0 before there was one.
     leader: AtomicUsize,
-    /// When that one last came, in microseconds after `begun`.
+    /// When that one last waited for nothing or for what came then, in microseconds after `begun`.
     seen: AtomicU64,
     /// How long the others keep away before one of them looks.
     look: Duration,
@@ -132,17 +132,31 @@ impl Linger {
             return self.keep_away();
         }
         self.leader.store(me, Ordering::Relaxed);
-        self.seen.store(self.now(), Ordering::Relaxed);
-        if wait_awake(device) {
-            self.in_vain.store(0, Ordering::Relaxed);
-            self.enough.store(ENOUGH, Ordering::Relaxed);
-        } else if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN {
-            // It asks now and then only.
-            self.in_vain.store(0, Ordering::Relaxed);
-            self.interrupt();
-            let enough = self.enough.load(Ordering::Relaxed);
-            self.enough.store((2 * enough).min(MOST), Ordering::Relaxed);
+        match wait_awake(device) {
+            // There may be more than one thread can answer.
+            Next::Waited => {}
+            Next::Came => {
+                self.in_vain.store(0, Ordering::Relaxed);
+                self.enough.store(ENOUGH, Ordering::Relaxed);
+                self.seen.store(self.now(), Ordering::Relaxed);
+            }
+            Next::None => {
+                self.seen.store(self.now(), Ordering::Relaxed);
+                if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN {
+                    // It asks now and then only.
+                    self.ask_more();
+                }
+            }
+            Next::Late => self.ask_more(),
         }
+    }
+
+    /// It was not worth it: it takes more requests before it is done again.
+    fn ask_more(&self) {
+        self.in_vain.store(0, Ordering::Relaxed);
+        self.interrupt();
+        let enough = self.enough.load(Ordering::Relaxed);
+        self.enough.store((2 * enough).min(MOST), Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {
@@ -179,20 +193,42 @@ fn lock(away: &Mutex<Away>) -> MutexGuard<'_, Away> {
     away.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether there is a request within a moment; it lets others run meanwhile.
-fn wait_awake(device: &OwnedFd) -> bool {
-    let begun = Instant::now();
+/// How the next request came.
+enum Next {
+    /// It was there.
+    Waited,
+    /// While one of us waited for it.
+    Came,
+    /// Not at all.
+    None,
+    /// Nobody knows: somebody else had the processor.
+    Late,
+}
+
+/// Waits a moment for a request; lets others run meanwhile.
+fn wait_awake(device: &OwnedFd) -> Next {
     let at_once = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    while begun.elapsed() < AWAKE {
-        if poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&at_once)) != Ok(0) {
-            return true;
-        }
-        thread::yield_now();
+    let is_there = || poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&at_once)) != Ok(0);
+    if is_there() {
+        return Next::Waited;
     }
-    false
+    let begun = Instant::now();
+    loop {
+        thread::yield_now();
+        let took = begun.elapsed();
+        if took >= 4 * AWAKE {
+            return Next::Late;
+        }
+        if is_there() {
+            return Next::Came;
+        }
+        if took >= AWAKE {
+            return Next::None;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +269,7 @@ mod tests {
         request(&linger, 7);
         assert!(leads(&linger) && begun.elapsed() >= AWAKE, "nothing comes");
         kernel.write_all(&[1]).unwrap();
+        linger.seen.store(0, Ordering::Relaxed);
         // The shortest of many: a thread may be kept from running.
         let took = (0..100).map(|_| {
             let begun = Instant::now();
@@ -258,7 +295,7 @@ mod tests {
         assert!(!leads(&linger));
         let single = Linger {
             enabled: false,
-            ..Linger::new()
+            ..linger
         };
         (0..50).for_each(|_| request(&single, 7));
         assert!(!leads(&single));
@@ -279,20 +316,39 @@ mod tests {
         let first = waits();
         assert!((4..1000).contains(&first), "{first}");
         assert_eq!(linger.enough.load(Ordering::Relaxed), MOST);
-        kernel.write_all(&[1]).unwrap();
-        waits();
-        assert_eq!(linger.enough.load(Ordering::Relaxed), ENOUGH);
+        // What comes while one waits.
+        linger.row.store(MOST, Ordering::Relaxed);
+        thread::scope(|scope| {
+            let answering = scope.spawn(|| {
+                while linger.enough.load(Ordering::Relaxed) > ENOUGH {
+                    linger.row.store(MOST, Ordering::Relaxed);
+                    request(&linger, 7);
+                }
+            });
+            let mut byte = [0];
+            while !answering.is_finished() {
+                kernel.write_all(&[1]).unwrap();
+                let device = linger.device.get().unwrap();
+                rustix::io::read(device, &mut byte).unwrap();
+                thread::sleep(Duration::from_micros(50));
+            }
+        });
     }
 
-    /// So many threads keep away, as one waits awake.
-    fn keep_away(linger: &Linger, threads: usize, and: impl FnOnce()) {
+    /// So many threads keep away, while another one is said to wait awake that was last seen at a time.
+    fn keep_away(linger: &Linger, threads: usize, seen: u64, and: impl FnOnce()) {
         linger.asked(7);
         linger.row.store(ENOUGH, Ordering::Relaxed);
-        linger.seen.store(linger.now(), Ordering::Relaxed);
+        linger.seen.store(seen, Ordering::Relaxed);
         linger.leader.store(usize::MAX, Ordering::Relaxed);
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| linger.answered(7));
+            }
+            let begun = Instant::now();
+            while lock(&linger.away).threads < threads {
+                assert!(begun.elapsed() < Duration::from_secs(60));
+                thread::yield_now();
             }
             and();
         });
@@ -302,41 +358,23 @@ mod tests {
     #[test]
     fn others_keep_away_until_somebody_else_asks() {
         let (mut linger, _kernel) = linger();
-        linger.look = Duration::from_secs(3600);
-        let linger = &linger;
-        let all = || {
-            // As if the one waited awake again and again.
-            linger.seen.store(u64::MAX, Ordering::Relaxed);
-            let begun = Instant::now();
-            while lock(&linger.away).threads < 3 {
-                assert!(begun.elapsed() < Duration::from_secs(60));
-                thread::yield_now();
-            }
-        };
-        let back = || {
-            let begun = Instant::now();
-            while lock(&linger.away).threads > 0 && begun.elapsed() < Duration::from_secs(60) {
-                thread::yield_now();
-            }
-            lock(&linger.away).threads == 0
-        };
-        linger.seen.store(u64::MAX, Ordering::Relaxed);
-        keep_away(linger, 3, || {
-            all();
-            linger.asked(8);
-            assert!(back(), "nobody told them");
-        });
-        keep_away(linger, 3, || {
-            all();
-            linger.interrupt();
-            assert!(back(), "nobody told them");
-        });
+        linger.look = Duration::from_secs(90);
+        let begun = Instant::now();
+        keep_away(&linger, 3, u64::MAX, || linger.asked(8));
+        keep_away(&linger, 3, u64::MAX, || linger.interrupt());
+        assert!(begun.elapsed() < linger.look, "nobody told them");
     }
 
     #[test]
     fn others_come_back_when_the_one_takes_long() {
         let (linger, _kernel) = linger();
-        keep_away(&linger, 3, || ());
+        keep_away(&linger, 3, u64::MAX, || {
+            // They look, and find that it goes on.
+            thread::sleep(5 * AWAY);
+            assert_eq!(lock(&linger.away).threads, 3);
+            linger.seen.store(0, Ordering::Relaxed);
+        });
+        linger.row.store(ENOUGH, Ordering::Relaxed);
         request(&linger, 7);
         assert!(leads(&linger), "one takes the place of the one");
     }
