@@ -142,21 +142,20 @@ impl Linger {
             }
             Next::None => {
                 self.seen.store(self.now(), Ordering::Relaxed);
-                if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN {
-                    // It asks now and then only.
-                    self.ask_more();
-                }
+                self.waited_in_vain();
             }
-            Next::Late => self.ask_more(),
+            Next::Late => self.waited_in_vain(),
         }
     }
 
-    /// It was not worth it: it takes more requests before it is done again.
-    fn ask_more(&self) {
-        self.in_vain.store(0, Ordering::Relaxed);
-        self.interrupt();
-        let enough = self.enough.load(Ordering::Relaxed);
-        self.enough.store((2 * enough).min(MOST), Ordering::Relaxed);
+    /// Again and again, it takes more requests before it is done again.
+    fn waited_in_vain(&self) {
+        if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN {
+            self.in_vain.store(0, Ordering::Relaxed);
+            self.interrupt();
+            let enough = self.enough.load(Ordering::Relaxed);
+            self.enough.store((2 * enough).min(MOST), Ordering::Relaxed);
+        }
     }
 
     fn now(&self) -> u64 {

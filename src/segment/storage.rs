@@ -13,8 +13,9 @@ use rustix::io::Errno;
 
 use super::error::{Part, Result, SegmentError};
 
-/// Bytes that the kernel fetches at the least when it is told that they will be needed; of more it may fetch only a part.
-const ADVICE: usize = 128 << 10;
+/// Bytes that the disk is told of at a time: of many more the kernel fetches only as much as one request of the disk can be, or as it
+/// reads ahead.
+const ADVICE: usize = 1 << 20;
 
 /// Random access to the bytes of one segment.
 pub trait Storage: Send + Sync {
