@@ -82,6 +82,17 @@ pub(super) fn data(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(&mut next).collect()
 }
 
+/// Bytes that do not compress.
+pub(super) fn noise(len: usize) -> Vec<u8> {
+    let mut buf = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        done += rustix::rand::getrandom(&mut buf[done..], rustix::rand::GetRandomFlags::empty())
+            .unwrap();
+    }
+    buf
+}
+
 impl Mounted {
     pub(super) fn new() -> Mounted {
         Self::with(options())

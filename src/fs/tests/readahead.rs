@@ -189,43 +189,34 @@ fn who_opens_one_file_after_another_finds_the_next_ones_fetched() {
     }
 }
 
-/// A hundred large files, mounted again with nothing in any cache; none if the system can not say what it has there.
-fn large_files(suffix: &str) -> Option<Mounted> {
-    let m = Mounted::new();
+/// A hundred large files with the same content, mounted again with nothing in any cache; none if the system can not say what it
+/// has there.
+fn large_files(suffix: &str) -> Option<(Mounted, Vec<u8>)> {
+    let (m, content) = (Mounted::new(), noise(400_000));
     for i in 0..100 {
         let name = format!("{i:02}");
         if suffix.is_empty() {
-            std::fs::write(m.backing(&name), noise(i)).unwrap();
+            std::fs::write(m.backing(&name), &content).unwrap();
         } else {
-            m.put(&name, &noise(i));
+            m.put(&name, &content);
         }
     }
-    let m = m.again_as(true, Access::Read);
-    let path = m.backing(&format!("50{suffix}"));
+    let m = mounted_cold(m, Access::Read, suffix)?;
+    // This one was fetched.
+    let path = m.backing(&format!("99{suffix}"));
     let file = std::fs::File::open(&path).unwrap();
     assert!(file.metadata().unwrap().len() > 300_000, "it is large");
     let mut byte = [0];
-    std::os::unix::fs::FileExt::read_at(&file, &mut byte, 0).unwrap();
     let into = &mut [std::io::IoSliceMut::new(&mut byte)];
     if rustix::io::preadv2(&file, into, 0, rustix::io::ReadWriteFlags::NOWAIT) != Ok(1) {
         eprintln!("not tried: {} can not be asked", path.display());
         return None;
     }
-    mounted_cold(m, Access::Read, suffix)
-}
-
-/// What does not become smaller.
-fn noise(seed: u8) -> Vec<u8> {
-    let mut x = u64::from(seed) + 1;
-    let next = || {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (x >> 56) as u8
-    };
-    std::iter::repeat_with(next).take(400_000).collect()
+    Some((m, content))
 }
 
 /// Goes through sixty files; how many of them were fetched before they were opened: their beginnings, and all of them.
-fn go_through(m: &Mounted, suffix: &str, read: usize) -> (u32, u32) {
+fn go_through(m: &Mounted, suffix: &str, read: &[u8]) -> (u32, u32) {
     let (mut begun, mut whole) = (0, 0);
     for i in 0..60 {
         let name = format!("{i:02}");
@@ -237,7 +228,7 @@ fn go_through(m: &Mounted, suffix: &str, read: usize) -> (u32, u32) {
         begun += u32::from(is_fetched(&path));
         whole += u32::from(is_fetched_whole(&path));
         let fh = m.open(&name, RDONLY);
-        assert!(m.fs.read(fh, 0, read).unwrap() == noise(i)[..read]);
+        assert!(m.fs.read(fh, 0, read.len()).unwrap() == read);
         m.fs.release(fh).unwrap();
     }
     (begun, whole)
@@ -246,8 +237,10 @@ fn go_through(m: &Mounted, suffix: &str, read: usize) -> (u32, u32) {
 #[test]
 fn who_reads_large_files_through_finds_the_next_ones_fetched_whole() {
     for suffix in ["", ".vortex"] {
-        let Some(m) = large_files(suffix) else { return };
-        let (begun, whole) = go_through(&m, suffix, 400_000);
+        let Some((m, content)) = large_files(suffix) else {
+            return;
+        };
+        let (begun, whole) = go_through(&m, suffix, &content);
         assert!(begun >= 40 && whole >= 25, "{begun} {whole} {suffix}");
     }
 }
@@ -255,8 +248,10 @@ fn who_reads_large_files_through_finds_the_next_ones_fetched_whole() {
 #[test]
 fn who_reads_only_beginnings_has_no_more_fetched() {
     for suffix in ["", ".vortex"] {
-        let Some(m) = large_files(suffix) else { return };
-        let (begun, whole) = go_through(&m, suffix, 1000);
+        let Some((m, content)) = large_files(suffix) else {
+            return;
+        };
+        let (begun, whole) = go_through(&m, suffix, &content[..1000]);
         assert!(begun >= 40 && whole == 0, "{begun} {whole} {suffix}");
     }
 }

@@ -44,17 +44,6 @@ impl Drop for Small {
     }
 }
 
-/// Bytes that do not compress.
-fn noise(len: usize) -> Vec<u8> {
-    let mut buf = vec![0; len];
-    let mut done = 0;
-    while done < len {
-        done += rustix::rand::getrandom(&mut buf[done..], rustix::rand::GetRandomFlags::empty())
-            .unwrap();
-    }
-    buf
-}
-
 #[test]
 fn full_disk_is_told_to_the_writer_and_loses_nothing_it_took() {
     let Some(small) = Small::new("2m") else {
