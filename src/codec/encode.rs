@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::id::{CodecId, Encoded, ModelId};
-use super::means::{Means, with_model};
+use super::means::{self, Beginning, Means, with_model};
 use super::model_net::ModelNet;
 use super::neural::{self, Coded, Start};
 use super::zstd;
@@ -37,6 +37,14 @@ pub fn encode_packed(
     encode_after(None, data, Means::usual(model), start)
 }
 
+/// As [`encode_packed`], for the first block of a key run, and whether the model may pay in the blocks behind it.
+#[must_use]
+pub fn encode_first(data: &[u8], means: Means<'_>) -> (Encoded, bool) {
+    let asked = (means.model).and_then(|model| means::ask(data, model, means, None));
+    let may_pay = means::model_may_pay(asked, means.before(0));
+    (encode(None, data, means, None, asked), may_pay)
+}
+
 /// As [`encode_packed`], for a block that follows `before`: if that was coded from a start state, and `start` makes about as much of
 /// `data`, between three quarters and 17/16, the two are alike and nobody asks whether it had better be cold.
 #[must_use]
@@ -46,12 +54,22 @@ pub fn encode_after(
     means: Means<'_>,
     start: Option<&Start>,
 ) -> Encoded {
+    encode(before, data, means, start, None)
+}
+
+fn encode(
+    before: Option<&Encoded>,
+    data: &[u8],
+    means: Means<'_>,
+    start: Option<&Start>,
+    asked: Option<Beginning>,
+) -> Encoded {
     // Its predictor is kept for the next start state, whatever else is tried.
     let (start, alone) = best_start(before, data, start, means.effort);
     let size = alone.size();
     let mut found = zstd_if_it_can_win(data, size);
     if let Some(model) = means.model
-        && let Some((joint, saves)) = with_model(data, size, model, means, start)
+        && let Some((joint, saves)) = with_model(data, size, model, means, start, asked)
     {
         found.push(Candidate {
             model: Some(ModelId(model.id())),

@@ -53,12 +53,12 @@ impl<'a> Means<'a> {
     }
 
     /// The same for the beginning of a block. In a `cold` one the model gives most there: usually twice what the block has to give.
-    fn begins_to_pay(&self, joint: usize, alone: usize, cold: bool) -> bool {
+    fn begins_to_pay(&self, beginning: Beginning, cold: bool) -> bool {
         let times = match self.effort {
             Effort::Usual if cold => 2,
             _ => 1,
         };
-        self.pays_times(times, joint, alone)
+        self.pays_times(times, beginning.joint, beginning.alone)
     }
 
     fn pays_times(&self, times: u64, joint: usize, alone: usize) -> bool {
@@ -72,22 +72,28 @@ impl<'a> Means<'a> {
     }
 }
 
-/// Whether the model may pay in `data`, cold, as far as its beginning shows; where it does not, it pays even less in blocks that are
-/// coded from a state.
-#[must_use]
-pub fn model_may_pay(data: &[u8], means: Means<'_>) -> bool {
-    (means.model).is_some_and(|model| begins_to_pay(data, model, means, None))
+/// What the beginning of a block takes with the model, and without.
+#[derive(Clone, Copy)]
+pub(super) struct Beginning {
+    joint: usize,
+    alone: usize,
 }
 
-/// Whether the beginning of a block is enough smaller with the model, if it is so long that this says something.
-fn begins_to_pay(
+/// Whether the model may pay in a cold block that begins so, or was too short to be asked; where it does not, it pays even less in blocks
+/// that are coded from a state.
+pub(super) fn model_may_pay(beginning: Option<Beginning>, means: Means<'_>) -> bool {
+    means.model.is_some() && beginning.is_none_or(|b| means.begins_to_pay(b, true))
+}
+
+/// Codes the beginning of a block with the model and without, if the block is so long that this says something.
+pub(super) fn ask(
     data: &[u8],
     model: &engine::Model,
     means: Means<'_>,
     start: Option<&Start>,
-) -> bool {
+) -> Option<Beginning> {
     if data.len() <= 2 * PROBE {
-        return true;
+        return None;
     }
     let mut net = ModelNet::new(model);
     let probe = match start {
@@ -105,7 +111,7 @@ fn begins_to_pay(
             (joint, alone)
         }
     };
-    means.begins_to_pay(joint, alone, start.is_none())
+    Some(Beginning { joint, alone })
 }
 
 /// The first bytes of a block that is at least two probes long, behind those that only fill it up to where its content begins.
@@ -119,13 +125,14 @@ fn beginning(data: &[u8]) -> &[u8] {
 }
 
 /// The neural payload with the model and what that saves, if it is clearly smaller than `alone`, the size without, and than it would be
-/// without in one lane.
+/// without in one lane. `asked`: what the block's beginning said, if it was asked.
 pub(super) fn with_model(
     data: &[u8],
     alone: usize,
     model: &engine::Model,
     means: Means<'_>,
     start: Option<&Start>,
+    asked: Option<Beginning>,
 ) -> Option<(Vec<u8>, usize)> {
     // On less, or on what is almost gone, its gain is not worth its time at every read.
     let gone = match means.effort {
@@ -135,7 +142,8 @@ pub(super) fn with_model(
     if data.len() < 512 || alone < gone {
         return None;
     }
-    if !begins_to_pay(data, model, means, start) {
+    let beginning = asked.or_else(|| ask(data, model, means, start));
+    if beginning.is_some_and(|b| !means.begins_to_pay(b, start.is_none())) {
         return None;
     }
     let mut net = ModelNet::new(model);
@@ -181,7 +189,7 @@ mod tests {
                 effort,
                 ..Means::usual(Some(&model))
             };
-            model_may_pay(data, means)
+            model_may_pay(ask(data, &model, means, None), means)
         };
         let known = reports(40_000);
         for filled in [0, 1, 5000, 30_000] {
@@ -198,7 +206,7 @@ mod tests {
         .take(40_000)
         .collect();
         assert!(!asked(&noise, Effort::Usual) && !asked(&noise, Effort::Dense));
-        assert!(!model_may_pay(&known, Means::usual(None)), "there is none");
+        assert!(!model_may_pay(None, Means::usual(None)), "there is none");
         assert!(!asked(&[0; 40_000], Effort::Usual));
         // What is too short says nothing: it is coded in both ways.
         assert!(asked(&noise[..2 * PROBE], Effort::Usual));

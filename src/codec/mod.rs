@@ -10,9 +10,12 @@ mod model_net;
 pub mod neural;
 mod zstd;
 
-pub use encode::{encode_after, encode_fresh, encode_like, encode_packed, neural_len, start_knows};
+pub use encode::{
+    encode_after, encode_first, encode_fresh, encode_like, encode_packed, neural_len, start_knows,
+};
 pub use id::{CodecId, Encoded, ModelId, PrimerId};
-pub use means::{Means, model_may_pay};
+pub use means::Means;
+pub use model_net::learn_first_weights;
 pub use neural::{NeuralError, Start};
 
 use crate::engine;

@@ -1,6 +1,8 @@
 //! The engine's model as the block codec's network.
 
-use super::neural::Net;
+use rayon::prelude::*;
+
+use super::neural::{self, FirstWeights, Net};
 use crate::engine::{self, features};
 
 /// A model with the memory of one block.
@@ -11,6 +13,25 @@ pub(super) struct ModelNet<'a> {
     /// Bytes of the block that it has predicted.
     t: usize,
     bytes: Vec<u8>,
+    first_weights: Option<FirstWeights>,
+}
+
+const _: () = assert!(size_of::<FirstWeights>() == 2 * shape_len(engine::MIXER_SHAPE));
+
+const fn shape_len([kinds, banks, inputs]: [usize; 3]) -> usize {
+    kinds * banks * inputs
+}
+
+/// First weights of the mixer beside this model, in the shape [`engine::MIXER_SHAPE`], learnt from blocks of data that it is for.
+#[must_use]
+pub fn learn_first_weights(model: &engine::Model, blocks: &[&[u8]]) -> Vec<i16> {
+    let effort = model.config().effort;
+    let learnt: Vec<_> = blocks
+        .par_iter()
+        .map(|block| neural::learn_from(block, &mut ModelNet::new(model), effort))
+        .collect();
+    let weights = neural::first_weights(&learnt);
+    weights.into_iter().flatten().flatten().collect()
 }
 
 impl<'a> ModelNet<'a> {
@@ -21,11 +42,19 @@ impl<'a> ModelNet<'a> {
             stride: 0,
             t: 0,
             bytes: Vec::new(),
+            first_weights: model.mixer().map(|flat| {
+                let mut flat = flat.iter().copied();
+                [(); 2].map(|()| [(); 2].map(|()| [(); 64].map(|()| flat.next().unwrap_or(0))))
+            }),
         }
     }
 }
 
 impl Net for ModelNet<'_> {
+    fn first_weights(&self) -> Option<&FirstWeights> {
+        self.first_weights.as_ref()
+    }
+
     fn reset(&mut self, stride: usize) {
         (self.stride, self.t) = (stride as u16, 0);
         match &mut self.state {

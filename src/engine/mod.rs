@@ -38,7 +38,7 @@ pub mod tables;
 pub use config::{Config, Effort, Feature, MemoryConfig, ModelConfig};
 pub use error::EngineError;
 pub use kernels::Kernel;
-pub use model::{FORMAT_VERSION, METADATA_KEY, Model, metadata, tensor_shapes};
+pub use model::{FORMAT_VERSION, METADATA_KEY, MIXER, MIXER_SHAPE, Model, metadata, tensor_shapes};
 pub use state::{MAX_LANES, Reach, State};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A model: its configuration and its packed weights, read from one safetensors file.
 //!
-//! The file holds int8 tensors only, and two metadata entries: the version of the arithmetic and the
+//! The file holds int8 tensors, the [`MIXER`]'s first weights, and two metadata entries: the version of the arithmetic and the
 //! [`Config`] as JSON. The configuration is validated first; it fixes every tensor's shape, and nothing is
 //! allocated for a tensor that is missing or has another type or shape.
 
@@ -14,6 +14,12 @@ pub const FORMAT_VERSION: u32 = 1;
 const MAX_HEADER_BYTES: u64 = 256 << 10;
 /// The one metadata key of a model file; its value is [`metadata`].
 pub const METADATA_KEY: &str = "vortex_model";
+
+/// Name of the tensor of what the codec's mixer weighs its inputs with at first, beside this model: little-endian i16, in the shape
+/// [`MIXER_SHAPE`]. Only this tensor may be left out.
+pub const MIXER: &str = "mixer";
+/// Kinds of contexts (records, text), banks of contexts, inputs.
+pub const MIXER_SHAPE: [usize; 3] = [2, 2, 64];
 
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +89,7 @@ pub struct Model {
     pub(super) embedding: Vec<i8>,
     pub(super) layers: Vec<Layer>,
     pub(super) head: Packed,
+    mixer: Option<Vec<i16>>,
 }
 
 /// Name and shape of every tensor of a model file, in the order of the layers.
@@ -193,7 +200,14 @@ impl Model {
             embedding,
             layers,
             head,
+            mixer: read_mixer(file)?,
         })
+    }
+
+    /// The first weights of the codec's mixer, in the shape [`MIXER_SHAPE`], if the file has them.
+    #[must_use]
+    pub fn mixer(&self) -> Option<&[i16]> {
+        self.mixer.as_deref()
     }
 
     /// Content hash of the model file: the first 16 bytes of its BLAKE3 hash.
@@ -244,6 +258,21 @@ fn read(file: &SafeTensors<'_>, name: String, shape: &[usize]) -> Result<Vec<i8>
             got: "none".to_string(),
         }),
     }
+}
+
+fn read_mixer(file: &SafeTensors<'_>) -> Result<Option<Vec<i16>>, EngineError> {
+    let Ok(t) = file.tensor(MIXER) else {
+        return Ok(None);
+    };
+    if t.dtype() != Dtype::I16 || t.shape() != MIXER_SHAPE {
+        return Err(EngineError::Tensor {
+            name: MIXER.to_string(),
+            expected: format!("I16 {MIXER_SHAPE:?}"),
+            got: format!("{:?} {:?}", t.dtype(), t.shape()),
+        });
+    }
+    let numbers = t.data().as_chunks().0.iter();
+    Ok(Some(numbers.map(|raw| i16::from_le_bytes(*raw)).collect()))
 }
 
 #[cfg(test)]
@@ -303,6 +332,55 @@ pub(crate) mod tests {
         let model = Model::from_bytes(&file).unwrap();
         assert_eq!(model.id(), blake3::hash(&file).as_bytes()[..16]);
         assert_eq!(model.config(), &small_config());
+    }
+
+    #[test]
+    fn first_weights_of_the_mixer_are_read_and_must_fit() {
+        let with = |dtype, shape: &[usize], bytes: &[u8]| {
+            let tensors = tensor_shapes(&small_config());
+            let zeros = vec![
+                0;
+                tensors
+                    .iter()
+                    .map(|(_, s)| s.iter().product())
+                    .max()
+                    .unwrap()
+            ];
+            let mut views: Vec<(&str, TensorView<'_>)> = (tensors.iter())
+                .map(|(name, shape)| {
+                    let data = &zeros[..shape.iter().product()];
+                    let view = TensorView::new(Dtype::I8, shape.clone(), data).unwrap();
+                    (name.as_str(), view)
+                })
+                .collect();
+            views.push((
+                MIXER,
+                TensorView::new(dtype, shape.to_vec(), bytes).unwrap(),
+            ));
+            let metadata = metadata(&small_config()).unwrap();
+            let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
+            let file = safetensors::serialize(views, Some(metadata)).unwrap();
+            Model::from_bytes(&file).map(|model| model.mixer().map(<[i16]>::to_vec))
+        };
+        let bytes: Vec<u8> = (0..256i16)
+            .flat_map(|i| (i * 127 - 16000).to_le_bytes())
+            .collect();
+        let read = with(Dtype::I16, &MIXER_SHAPE, &bytes).unwrap().unwrap();
+        assert_eq!((read.len(), read[0], read[200]), (256, -16000, 9400));
+        for (dtype, shape, len) in [
+            (Dtype::I16, [2, 2, 63], 504),
+            (Dtype::I16, [1, 4, 64], 512),
+            (Dtype::U16, MIXER_SHAPE, 512),
+            (Dtype::I8, MIXER_SHAPE, 256),
+        ] {
+            let refused = with(dtype, &shape, &bytes[..len]);
+            assert!(
+                matches!(refused, Err(EngineError::Tensor { .. })),
+                "{dtype:?} {shape:?}"
+            );
+        }
+        let without = Model::from_bytes(&random_file(&small_config(), 1)).unwrap();
+        assert_eq!(without.mixer(), None);
     }
 
     #[test]

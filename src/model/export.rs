@@ -2,7 +2,9 @@
 
 use super::ops::Quantise;
 use super::params::{Params, exponent};
-use crate::engine::{Config, EngineError, METADATA_KEY, Model, metadata, tensor_shapes};
+use crate::engine::{
+    Config, EngineError, METADATA_KEY, MIXER, MIXER_SHAPE, Model, metadata, tensor_shapes,
+};
 use candle_core::{Device, Tensor, Var};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -29,11 +31,15 @@ pub enum ImportError {
     Json(#[from] serde_json::Error),
 }
 
-/// The model file of these masters. The same masters give the same bytes.
+/// The model file of these masters, with first weights of the codec's mixer if there are any. The same gives the same bytes.
 ///
 /// # Errors
 /// [`ImportError`] if a master is missing.
-pub fn export(config: &Config, params: &Params) -> Result<Vec<u8>, ImportError> {
+pub fn export(
+    config: &Config,
+    params: &Params,
+    mixer: Option<&[i16]>,
+) -> Result<Vec<u8>, ImportError> {
     let mut tensors = Vec::new();
     for (name, shape) in tensor_shapes(config) {
         let missing = || ImportError::Architecture(format!("no tensor {name}"));
@@ -49,7 +55,7 @@ pub fn export(config: &Config, params: &Params) -> Result<Vec<u8>, ImportError> 
             .collect();
         tensors.push((name, shape, bytes));
     }
-    let views = tensors
+    let mut views = tensors
         .iter()
         .map(|(name, shape, bytes)| {
             Ok((
@@ -58,6 +64,12 @@ pub fn export(config: &Config, params: &Params) -> Result<Vec<u8>, ImportError> 
             ))
         })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    let mixer: Option<Vec<u8>> =
+        mixer.map(|weights| weights.iter().flat_map(|w| w.to_le_bytes()).collect());
+    if let Some(bytes) = &mixer {
+        let view = TensorView::new(Dtype::I16, MIXER_SHAPE.to_vec(), bytes)?;
+        views.push((MIXER, view));
+    }
     // A single entry: a map with more would be written in another order on every run.
     let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config)?)]);
     Ok(safetensors::serialize(views, Some(metadata))?)

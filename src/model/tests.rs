@@ -94,7 +94,7 @@ fn training_forward_and_engine_agree_bit_for_bit() {
             .unwrap()
             .to_vec3::<f32>()
             .unwrap();
-        let file = export(&config, &params).unwrap();
+        let file = export(&config, &params, None).unwrap();
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_supported()) {
             let engine = Model::with_kernel(&file, kernel).unwrap();
             let mut state = State::new(&engine, batch).unwrap();
@@ -282,10 +282,10 @@ fn loss_is_the_cost_of_the_bytes_and_its_gradient_points_downhill() -> Result<()
 #[test]
 fn exported_files_import_to_the_same_file() {
     let config = small();
-    let file = export(&config, &strong(&config, 4)).unwrap();
-    assert_eq!(export(&config, &strong(&config, 4)).unwrap(), file);
+    let file = export(&config, &strong(&config, 4), None).unwrap();
+    assert_eq!(export(&config, &strong(&config, 4), None).unwrap(), file);
     assert_eq!(
-        export(&config, &import(&config, &file).unwrap()).unwrap(),
+        export(&config, &import(&config, &file).unwrap(), None).unwrap(),
         file
     );
     let other = import(&wide(), &file).err().map(|e| e.to_string());

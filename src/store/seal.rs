@@ -173,21 +173,12 @@ impl Encoding {
         }
     }
 
-    /// As the first key block of a run, with the `model` if it saves enough for the `behind` blocks that need this one.
-    pub(super) fn encode_first(&self, block: &[u8], behind: u64, model: bool) -> Encoded {
+    /// As the first key block of a run, with the model if it saves enough for the `behind` blocks that need this one; and whether the model
+    /// may pay in those.
+    pub(super) fn encode_first(&self, block: &[u8], behind: u64) -> (Encoded, bool) {
         match self {
-            Encoding::Packed(packing) if model => {
-                codec::encode_after(None, block, packing.means().before(behind), None)
-            }
-            _ => self.encode_key(block, None, None),
-        }
-    }
-
-    /// Whether the model may pay in `block`, the first of a run, and then in those after it.
-    pub(super) fn model_may_pay(&self, block: &[u8]) -> bool {
-        match self {
-            Encoding::Fresh => false,
-            Encoding::Packed(packing) => codec::model_may_pay(block, packing.means()),
+            Encoding::Fresh => (codec::encode_fresh(block), false),
+            Encoding::Packed(packing) => codec::encode_first(block, packing.means().before(behind)),
         }
     }
 }

@@ -112,9 +112,10 @@ impl Writing<'_> {
             let encoding = &self.options.encoding;
             let encoded = match state {
                 None => {
-                    let model = encoding.model_may_pay(&data);
-                    self.model_from = if model { block } else { block + MODEL_TRIALS };
-                    encoding.encode_first(&data, self.starting.left(block) - 1, model)
+                    let behind = self.starting.left(block) - 1;
+                    let (encoded, may_pay) = encoding.encode_first(&data, behind);
+                    self.model_from = if may_pay { block } else { block + MODEL_TRIALS };
+                    encoded
                 }
                 Some(_) => encoding.encode_key(&data, state, before.as_ref()),
             };

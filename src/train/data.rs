@@ -205,6 +205,25 @@ impl Corpus {
         Ok(out)
     }
 
+    /// About `most` blocks that are trained on, spread over the sources and over the blocks of each. Damaged ones are left out.
+    ///
+    /// # Errors
+    /// A file can not be read.
+    pub(super) fn trained_on(&self, most: usize) -> Result<Vec<Block>, TrainError> {
+        let sources = self.sources.len().min(most);
+        let mut out = Vec::new();
+        for i in 0..sources {
+            let source = i * self.sources.len() / sources;
+            let blocks = self.sources[source].blocks();
+            let n = blocks.min((most / sources) as u64);
+            for j in 0..n {
+                let key = self.sources[source].nth(source, (2 * j + 1) * blocks / (2 * n));
+                out.extend(self.unless_damaged(self.load(key))?);
+            }
+        }
+        Ok(out)
+    }
+
     /// The `index`-th segment of a run.
     ///
     /// # Errors
@@ -349,6 +368,11 @@ impl Source {
 
     fn draw(&self, source: usize, random: &mut Random) -> Key {
         let at = random.below(usize::try_from(self.blocks()).unwrap_or(usize::MAX)) as u64;
+        self.nth(source, at)
+    }
+
+    /// The block `at`, of those to train on.
+    fn nth(&self, source: usize, at: u64) -> Key {
         let member = self.ends.partition_point(|&end| end <= at);
         let block = at - (self.ends[member] - self.members[member].train);
         Key {

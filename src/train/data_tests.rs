@@ -87,6 +87,21 @@ fn held_out_parts_are_never_trained_on_and_sources_are_drawn_alike() {
 }
 
 #[test]
+fn blocks_that_are_trained_on_are_spread_over_sources_and_over_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = corpus(dir.path());
+    let bytes = |most| -> Vec<u8> {
+        let blocks = corpus.trained_on(most).unwrap();
+        blocks.iter().map(|block| block[0]).collect()
+    };
+    assert_eq!(bytes(1), [9]);
+    assert_eq!(bytes(6), [3, 9, 15, 51, 54, 57]);
+    let all = bytes(1000);
+    assert!(all.len() == 18 + 9 && all.iter().all(|&byte| byte < 100));
+    assert_eq!(bytes(0), [0; 0]);
+}
+
+#[test]
 fn a_source_of_few_blocks_holds_its_last_one_out() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, len| {

@@ -8,6 +8,7 @@ use super::metrics::{Line, Metrics};
 use super::optimiser::AdamW;
 use super::replace::{check, replace};
 use super::{Corpus, Score, Settings, TrainError};
+use crate::codec;
 use crate::engine::{Config, Model};
 use crate::model::{CompressiveTransformer, Params, bits_per_byte, export, import, initial};
 use candle_core::{DType, Device, Tensor, Var};
@@ -20,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// Steps between two lines of metrics.
 const REPORT_EVERY: u64 = 20;
+/// Blocks that the mixer's first weights are learnt from, and bytes of each, at most.
+const MIXED: usize = 64;
+const MIXED_BYTES: usize = 32 << 10;
 /// Evaluations of a run.
 const EVALUATIONS: f64 = 10.0;
 
@@ -118,7 +122,7 @@ pub fn train(
         let evaluate = done * EVALUATIONS >= f64::from(run.state.evaluations + 1);
         if evaluate {
             run.state.evaluations = (done * EVALUATIONS) as u32;
-            let model = run.save_model()?.0;
+            let model = run.save_model(&run.first_weights)?.0;
             run.state.held_out = mean(&self::evaluate(&model, &held_out(corpus, 1)?)?);
         }
         let progress = run.progress(done);
@@ -158,6 +162,8 @@ struct Run<'a> {
     /// Steps that limit the run.
     steps: Option<u64>,
     init: Option<Vec<u8>>,
+    /// First weights of the codec's mixer beside the model that the run started from.
+    first_weights: Option<Vec<i16>>,
     params: Params,
     model: CompressiveTransformer,
     optimiser: AdamW,
@@ -179,6 +185,10 @@ impl<'a> Run<'a> {
         let params = match &init {
             Some(bytes) => import(&config, bytes)?,
             None => initial(&config, goal.plan.seed)?,
+        };
+        let first_weights = match &init {
+            Some(bytes) => Model::from_bytes(bytes)?.mixer().map(<[i16]>::to_vec),
+            None => None,
         };
         let t = &settings.training;
         let mut optimiser = AdamW::new(&config, &params, t.weight_decay, t.clip_norm);
@@ -203,6 +213,7 @@ impl<'a> Run<'a> {
             goal,
             steps: limits.0.or(limits.1.is_none().then_some(t.steps)),
             init,
+            first_weights,
             params,
             model,
             optimiser,
@@ -218,9 +229,11 @@ impl<'a> Run<'a> {
 
     /// Share of the run that is done.
     fn done(&self) -> f64 {
-        let by_steps = self
-            .steps
-            .map_or(0.0, |n| self.state.step as f64 / n as f64);
+        let by_steps = match self.steps {
+            Some(0) => 1.0,
+            Some(n) => self.state.step as f64 / n as f64,
+            None => 0.0,
+        };
         let minutes = self.seconds() / 60.0;
         by_steps.max(self.goal.plan.minutes.map_or(0.0, |limit| minutes / limit))
     }
@@ -266,16 +279,33 @@ impl<'a> Run<'a> {
         parts.write(&state, self.goal.checkpoint)
     }
 
-    /// Exports, checks that the engine takes the file, and puts it into place.
-    fn save_model(&self) -> Result<(Arc<Model>, usize), TrainError> {
-        let bytes = export(&self.config, &self.params)?;
+    /// Exports with these first weights of the codec's mixer, checks that the engine takes the file, and puts it into place.
+    fn save_model(
+        &self,
+        first_weights: &Option<Vec<i16>>,
+    ) -> Result<(Arc<Model>, usize), TrainError> {
+        let bytes = export(&self.config, &self.params, first_weights.as_deref())?;
         let model = Model::from_bytes(&bytes)?;
         replace(self.goal.out, &bytes)?;
         Ok((Arc::new(model), bytes.len()))
     }
 
+    /// What the codec's mixer learns beside the model on the data that it was trained on: its first weights from now on.
+    fn learn_first_weights(&self) -> Result<Option<Vec<i16>>, TrainError> {
+        let blocks = self.corpus.trained_on(MIXED)?;
+        let parts: Vec<&[u8]> = (blocks.iter())
+            .map(|block| &block[..block.len().min(MIXED_BYTES)])
+            .collect();
+        let model = Model::from_bytes(&export(&self.config, &self.params, None)?)?;
+        Ok(Some(codec::learn_first_weights(&model, &parts)))
+    }
+
     fn summary(&self, complete: bool) -> Result<Summary, TrainError> {
-        let (model, model_bytes) = self.save_model()?;
+        let first_weights = match complete {
+            true => self.learn_first_weights()?,
+            false => self.first_weights.clone(),
+        };
+        let (model, model_bytes) = self.save_model(&first_weights)?;
         let seconds = self.seconds();
         let blocks = held_out(self.corpus, 4)?;
         let init = match &self.init {

@@ -66,12 +66,23 @@ impl Place {
         resume: Option<&Checkpoint>,
         stop_after: u32,
     ) -> Result<Summary, TrainError> {
+        self.run_as(out, init, resume, stop_after, plan())
+    }
+
+    fn run_as(
+        &self,
+        out: &str,
+        init: Option<&[u8]>,
+        resume: Option<&Checkpoint>,
+        stop_after: u32,
+        plan: Plan,
+    ) -> Result<Summary, TrainError> {
         let (polls, log) = (AtomicU32::new(0), self.path(&format!("{out}.log")));
         let goal = Goal {
             out: &self.path(out),
             checkpoint: &self.path(&format!("{out}.checkpoint")),
             checkpoint_every: Duration::ZERO,
-            plan: plan(),
+            plan,
             init,
             resume,
             log: Some(&log),
@@ -127,6 +138,35 @@ fn a_run_learns_and_repeats_exactly_and_starts_from_a_model() {
     assert!(mean(&continued.after) < mean(&before));
     assert!(continued.comparison.unwrap().packed_before.is_some());
     assert_eq!(place.left(), ["a", "a.log", "b", "b.log", "c", "c.log"]);
+}
+
+#[test]
+fn a_model_comes_with_first_weights_for_the_mixer_and_no_steps_learn_only_those() {
+    let place = Place::new();
+    place.run("a", None, None, 99).unwrap();
+    let first = place.read("a");
+    let learnt = Model::from_bytes(&first)
+        .unwrap()
+        .mixer()
+        .map(<[i16]>::to_vec);
+    let learnt = learnt.unwrap();
+
+    let config = place.settings.config();
+    let without = export(&config, &import(&config, &first).unwrap(), None).unwrap();
+    assert!(Model::from_bytes(&without).unwrap().mixer().is_none() && without != first);
+    let none = Plan {
+        steps: Some(0),
+        ..plan()
+    };
+    let summary = place.run_as("b", Some(&without), None, 99, none).unwrap();
+    assert!(summary.complete && summary.steps == 0);
+    assert_eq!(summary.before.unwrap(), summary.after);
+    assert!(place.read("b") == first, "the same model, the same data");
+
+    let stopped = place.run("c", Some(&first), None, 5).unwrap();
+    assert!(!stopped.complete);
+    let kept = Model::from_bytes(&place.read("c")).unwrap();
+    assert_eq!(kept.mixer(), Some(&learnt[..]));
 }
 
 /// 13 steps, then 10, then the rest, against 40 in one go; with a model to start from and without.

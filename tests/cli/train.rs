@@ -80,6 +80,24 @@ fn messages(place: &Place) {
 }
 
 #[test]
+fn no_steps_leave_a_profile_its_model_and_make_none_from_nothing() {
+    let place = Place::new();
+    let refused = complaint(&mut place.train("a", 0), FAILED);
+    assert!(refused.contains("--init"), "{refused}");
+    assert_eq!(place.left(), [""; 0]);
+    run(&mut place.train("a", 20), GOOD);
+    let mut again = place.train("b", 0);
+    again.arg("--init").arg(place.path("a"));
+    let text = stdout(&run(&mut again, GOOD));
+    assert!(text.contains("0 steps"), "{text}");
+    assert!(
+        place.read("b") == place.read("a"),
+        "learnt from the same data"
+    );
+    assert_eq!(place.left(), ["a", "b"]);
+}
+
+#[test]
 fn summary_says_what_was_learnt_and_whether_it_beats_what_it_started_from() {
     let place = Place::new();
     messages(&place);

@@ -43,8 +43,9 @@ pub(crate) struct Args {
     /// Stop after this time
     #[arg(long, value_name = "N", value_parser = positive)]
     minutes: Option<f64>,
-    /// Stop after this many steps [default: training.steps of the configuration, unless --minutes is given]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop after this many steps; 0 leaves the model of --init as it is and only learns anew what the codec's mixer begins with beside
+    /// it [default: training.steps of the configuration, unless --minutes is given]
+    #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Seed of the starting weights and of the order of the data [default: 1]
     #[arg(long, value_name = "S")]
@@ -73,6 +74,10 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let resume = args.resume.as_deref().map(Checkpoint::read);
     let resume = resume.transpose().map_err(explain)?;
     let init = args.init.as_deref().map(read_profile).transpose()?;
+    if args.steps == Some(0) && init.is_none() {
+        return Err(CliError::failed("no steps make no model")
+            .remedy("name the profile to start from with --init, or give more --steps"));
+    }
     let found = inputs::find(&args.data)?;
     found.damaged.iter().for_each(warn);
     let corpus = Corpus::new(found.inputs, settings.dataset.window_size).map_err(explain)?;

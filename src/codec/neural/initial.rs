@@ -9,12 +9,14 @@ use super::history::HISTORIES;
 use super::mixer::INPUTS;
 use super::plan::Kind;
 use super::tables::squash;
-use super::work::{Expectations, GUESS_CELLS};
+use super::work::{Expectations, GUESS_CELLS, NET};
 
 /// Cells of the match model: by length of the match.
 pub(super) const MATCHES: usize = 32;
 /// Unit of the stored log odds.
 pub(super) const UNIT: i32 = 17;
+/// What a network's log odds weigh at first if it does not say: the other first weights were learnt without one.
+const NET_WEIGHT: i16 = 5000;
 /// Bytes per kind, and of its second bank.
 pub(super) const SIZE: usize = 2 * INPUTS + MATCHES + GUESS_CELLS + CONTEXTS * HISTORIES;
 pub(super) const SECOND: usize = 2 * INPUTS + CONTEXTS * HISTORIES;
@@ -45,6 +47,7 @@ impl InitialBank {
         for (w, raw) in out.weights.iter_mut().zip(weights.chunks_exact(2)) {
             *w = i16::from_le_bytes([raw[0], raw[1]]);
         }
+        out.weights[NET] = NET_WEIGHT;
         out
     }
 }

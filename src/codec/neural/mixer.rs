@@ -6,7 +6,6 @@
 
 use super::kernels::Kernel;
 use super::tables::{LIMIT, squash};
-use super::work::NET;
 
 /// Inputs of the first layer, padded to whole vectors.
 pub(super) const INPUTS: usize = 64;
@@ -19,9 +18,6 @@ pub(super) const SUMS: usize = 8;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Row(pub(super) [i16; INPUTS]);
-
-/// What a network's log odds weigh at first: the other first weights were learnt without one.
-const NET_WEIGHT: i16 = 5000;
 
 /// Rows of each weight set: what selects them has at most 8 bits.
 pub(super) const ROWS: usize = 256;
@@ -110,12 +106,10 @@ impl Mixer {
         }
     }
 
-    /// First weights: `init` in every row, and `share` of the second layer.
+    /// First weights: `init` in every row, and `share` in the second layer.
     pub(super) fn reset(&mut self, init: &[i16; INPUTS], share: i32, banks: usize) {
         self.weights.clear();
-        let mut init = *init;
-        init[NET] = NET_WEIGHT;
-        self.weights.resize(SETS, [Row(init); ROWS]);
+        self.weights.resize(SETS, [Row(*init); ROWS]);
         self.finals.clear();
         self.expand(share, banks);
     }
@@ -136,7 +130,7 @@ impl Mixer {
         size_of_val(&self.weights[..]) + size_of_val(&self.finals[..])
     }
 
-    #[cfg(test)]
+    /// A row of the first weight set.
     pub(super) fn first_row(&self) -> &[i16; INPUTS] {
         &self.weights[0][0].0
     }

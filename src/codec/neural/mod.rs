@@ -10,6 +10,7 @@ mod bank;
 mod coder;
 mod contexts;
 mod direct;
+mod first;
 mod grid;
 mod guess;
 mod header;
@@ -44,9 +45,11 @@ use std::sync::Arc;
 
 use crate::engine::Effort;
 use coder::{BitCoder, BitDecoder, BitEncoder};
+pub use first::{first_weights, learn_from};
 use grid::Gridded;
-pub use net::Net;
+pub use net::{FirstWeights, Net};
 use plan::Plan;
+use predictor::Beside;
 use scratch::{Last, Lent, Scratch};
 pub use scratch::{forget_thread_memory, thread_memory};
 pub use start::Start;
@@ -379,7 +382,11 @@ fn run<C: BitCoder>(
     scratch.last = None;
     let p = &mut scratch.predictor;
     match start {
-        None => p.reset(plan, len, net.is_some()),
+        None => p.reset(
+            plan,
+            len,
+            net.as_deref().map(|net| Beside(net.first_weights())),
+        ),
         Some(start) => start.resume(p, plan, len, net.is_some()),
     }
     let alone = net.is_none();

@@ -1,9 +1,19 @@
 //! What the block codec asks of a network: integer weights for a byte.
 
+use super::mixer::INPUTS;
+
+/// First weights of the mixer, for each kind of contexts (records, text) and bank; 1.0 is 2^14.
+pub type FirstWeights = [[[i16; INPUTS]; 2]; 2];
+
 /// A network that predicts bytes of a block's one lane.
 ///
 /// All results must be the same on every machine: the decoder repeats every call that the encoder made.
 pub trait Net {
+    /// What the mixer's inputs weigh at first beside this network, if it says.
+    fn first_weights(&self) -> Option<&FirstWeights> {
+        None
+    }
+
     /// Starts a block whose records have `stride` bytes (0: none).
     fn reset(&mut self, stride: usize);
 

@@ -13,9 +13,8 @@ use super::initial::Initial;
 use super::inputs;
 use super::kernels::Kernel;
 use super::lane::{Finder, Lane, NONE};
-use super::mixer::{ALONE, FINALS, OF_TWO, final_sets};
-#[cfg(test)]
-use super::mixer::{INPUTS, SETS};
+use super::mixer::{ALONE, FINALS, INPUTS, OF_TWO, SETS, final_sets};
+use super::net::FirstWeights;
 use super::plan::{Kind, Plan};
 use super::samples::{self, Layout, Samples};
 use super::tables::squash;
@@ -24,6 +23,10 @@ use super::work::{Expectations, Work};
 
 /// Lanes whose bits are predicted together, before either learns its own.
 pub(super) const PAIR: usize = 2;
+
+/// A network that takes part: the first weights beside it, if it says.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'a>(pub(super) Option<&'a FirstWeights>);
 
 /// The adaptive state of one block.
 pub(super) struct Predictor {
@@ -44,9 +47,8 @@ pub(super) struct Predictor {
     /// Whether this block has a network.
     net: bool,
     initial: [Initial; 2],
-    /// One row for every weight set: how the start state is learnt.
-    #[cfg(test)]
-    one_row: bool,
+    /// One row for every weight set: how first weights are learnt.
+    pub(super) one_row: bool,
     rate: i32,
     step: i32,
 }
@@ -83,18 +85,21 @@ impl Predictor {
             initial: [Initial::learnt(Kind::Binary), Initial::learnt(Kind::Text)],
             #[cfg(test)]
             one_row: super::learn::ONE_ROW.get(),
+            #[cfg(not(test))]
+            one_row: false,
             rate: 0,
             step: 0,
         }
     }
 
-    /// Forgets everything and prepares for a block of `len` bytes.
-    pub(super) fn reset(&mut self, plan: Plan, len: usize, net: bool) {
+    /// Forgets everything and prepares for a block of `len` bytes, in which a network takes part if the mixer begins `beside` one.
+    pub(super) fn reset(&mut self, plan: Plan, len: usize, beside: Option<Beside<'_>>) {
         self.finder.reset();
         self.guesses.reset();
         self.samples.reset(&plan.layout, plan.stride);
         self.direct.reset(plan.stride);
-        let initial = &self.initial[usize::from(plan.kind == Kind::Text)];
+        let kind = usize::from(plan.kind == Kind::Text);
+        let initial = &self.initial[kind];
         let first = if plan.wide { OF_TWO[0] } else { ALONE };
         let banks = 1 + usize::from(plan.wide);
         self.banks.truncate(banks);
@@ -108,7 +113,16 @@ impl Predictor {
         if plan.wide {
             self.widen(plan.kind, len, OF_TWO[1]);
         }
-        self.begin(plan, 0, len, net);
+        if let Some(Beside(Some(weights))) = beside {
+            for (bank, (init, share)) in self
+                .banks
+                .iter_mut()
+                .zip(weights[kind].iter().zip([first, OF_TWO[1]]))
+            {
+                bank.mixer.reset(init, share, banks);
+            }
+        }
+        self.begin(plan, 0, len, beside.is_some());
     }
 
     /// Prepares the second bank, whose sums weigh `share` at first.
@@ -370,7 +384,6 @@ impl Predictor {
             if self.banks.len() > 1 {
                 w.fill_second(b);
             }
-            #[cfg(test)]
             if self.one_row {
                 (w.looked.iter_mut()).for_each(|looked| looked.mix.choose([0; SETS]));
             }
@@ -446,6 +459,11 @@ impl Predictor {
     #[cfg(test)]
     pub(super) fn kind(&self) -> Kind {
         self.plan.kind
+    }
+
+    /// The first weight row of each bank.
+    pub(super) fn first_rows(&self) -> impl Iterator<Item = &[i16; INPUTS]> {
+        self.banks.iter().map(|bank| bank.mixer.first_row())
     }
 
     /// A bank's first weight row, and all its cells: of matches, guesses (with the first), histories.

@@ -98,7 +98,7 @@ impl Start {
         let predictor = just_coded(before, plan, coded).unwrap_or_else(|| {
             let mut p = Predictor::new();
             match before {
-                None => p.reset(plan, coded.len(), false),
+                None => p.reset(plan, coded.len(), None),
                 Some(before) => before.resume(&mut p, plan, coded.len(), false),
             }
             // Nothing is coded, so nothing fails.

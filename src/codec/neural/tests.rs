@@ -227,12 +227,12 @@ fn encode_with(kernel: Kernel, data: &[u8], before: Option<&[u8]>, change: Chang
     let plan = match before {
         None => {
             let plan = lanes(Plan::find(data, false));
-            p.reset(plan, data.len(), false);
+            p.reset(plan, data.len(), None);
             plan
         }
         Some(before) => {
             let first = Plan::find(before, false);
-            p.reset(first, before.len(), false);
+            p.reset(first, before.len(), None);
             block.extend_from_slice(before);
             let learnt = order::run_with(kernel, &mut p, &mut block, &mut coder::Replay, None);
             learnt.expect("nothing is coded");

@@ -71,6 +71,93 @@ impl Net for Fake {
     }
 }
 
+/// Expects of every block what looks like noise to statistics, and says what the mixer begins with.
+#[derive(Default)]
+struct Oracle(Option<FirstWeights>);
+
+impl Oracle {
+    /// What it expects, and is right about but for one byte in 16.
+    fn block(n: usize) -> Vec<u8> {
+        (0..n)
+            .map(|t| Oracle::expects(t) ^ u8::from(t % 16 == 7))
+            .collect()
+    }
+
+    fn expects(t: usize) -> u8 {
+        ((t as u32).wrapping_mul(2_654_435_761) >> 13) as u8
+    }
+}
+
+impl Net for Oracle {
+    fn first_weights(&self) -> Option<&FirstWeights> {
+        self.0.as_ref()
+    }
+
+    fn reset(&mut self, _stride: usize) {}
+
+    fn predict(&mut self, _block: &[u8], _start: usize, t: usize, weights: &mut [u32; 256]) {
+        weights.fill(1);
+        weights[usize::from(Oracle::expects(t))] = 600;
+    }
+}
+
+#[test]
+fn first_weights_learnt_beside_a_network_make_its_blocks_smaller() {
+    let data = Oracle::block(20_000);
+    for effort in [Effort::Usual, Effort::Dense] {
+        let learnt = learn_from(&data, &mut Oracle::default(), effort);
+        let weights = first_weights(&[learnt]);
+        let built_in = first_weights(&[]);
+        assert_eq!(built_in[0].map(|bank| bank[work::NET]), [5000; 2]);
+        assert_ne!(weights[0][0], built_in[0][0]);
+        assert_eq!(weights[1], built_in[1], "no text was seen");
+        // A second bank is learnt where there is one.
+        assert_eq!(weights[0][1] == built_in[0][1], effort == Effort::Usual);
+        let mut net = Oracle(Some(weights));
+        let short = |net: &mut Oracle| code(&data[..700], Some(net), None, effort).into_payload();
+        let (with, without) = (short(&mut net), short(&mut Oracle::default()));
+        assert!(
+            with.len() < without.len(),
+            "{} {}",
+            with.len(),
+            without.len()
+        );
+        let back = |net: &mut Oracle| decode(&with, 700, Some(net), None);
+        assert_eq!(back(&mut net).as_deref(), Ok(&data[..700]));
+        assert_ne!(back(&mut Oracle::default()).as_deref(), Ok(&data[..700]));
+        // What every block begins with is no other for having been said.
+        let said = short(&mut Oracle(Some(built_in)));
+        assert_eq!(said, without);
+    }
+}
+
+#[test]
+fn golden_payloads_beside_first_weights_stay() {
+    let mut w = 0i16;
+    let weights = [(); 2].map(|()| {
+        [(); 2].map(|()| {
+            [(); mixer::INPUTS].map(|()| {
+                w = (w + 3001) % 16001;
+                w - 4000
+            })
+        })
+    });
+    let mut sums = Vec::new();
+    for data in [records(800), text(150)] {
+        for effort in [Effort::Usual, Effort::Dense] {
+            let mut net = Oracle(Some(weights));
+            let payload = code(&data, Some(&mut net), None, effort).into_payload();
+            let back = decode(&payload, data.len(), Some(&mut net), None);
+            assert_eq!(back.as_deref(), Ok(&data[..]));
+            sums.push(crc32c::crc32c(&payload));
+        }
+    }
+    assert_eq!(
+        sums,
+        [23_335_978, 3_445_338_635, 1_847_125_845, 3_297_281_298]
+    );
+}
+
 #[test]
 fn a_network_that_knows_makes_blocks_small() {
     let mut x = 0u8;
