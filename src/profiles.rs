@@ -45,6 +45,7 @@ mod tests {
             let model = Model::from_bytes(bytes).unwrap();
             let effort = model.config().effort;
             assert_eq!(effort == Effort::Dense, *name == "default", "{name}");
+            assert!(model.mixer().is_some(), "{name}");
         }
     }
 

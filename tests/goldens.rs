@@ -215,7 +215,7 @@ fn small_model() -> Vec<u8> {
             safetensors::tensor::TensorView::new(safetensors::Dtype::I8, shape.clone(), data);
         (name.as_str(), view.unwrap())
     });
-    let text = metadata(&small_config()).unwrap();
+    let text = metadata(&small_config(), false).unwrap();
     safetensors::serialize(views, Some([(METADATA_KEY.to_string(), text)].into())).unwrap()
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::files::{Models, with_path};
 use super::repack::in_mount;
-use super::{CliError, Outcome, print, print_json, show_bytes};
+use super::{CliError, Outcome, print, print_json, show_bytes, warn};
 use crate::engine::tensor_shapes;
 use crate::pack::DEFAULT_PROFILE;
 use crate::store::{Access, Archive, Profile};
@@ -58,14 +58,22 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
             ..row(&profile)
         });
     }
+    let mut outcome = Outcome::Good;
     for id in stored {
         let id = id.to_string();
-        if rows.iter().all(|row| row.model != id) {
-            rows.push(Row {
-                name: id.clone(),
+        if rows.iter().any(|row| row.model == id) {
+            continue;
+        }
+        match models.profile(&id) {
+            Ok(profile) => rows.push(Row {
+                name: id,
                 stored_in_archive: true,
-                ..row(&models.profile(&id)?)
-            });
+                ..row(&profile)
+            }),
+            Err(error) => {
+                outcome = outcome.and(error.outcome());
+                warn(error);
+            }
         }
     }
     if args.json {
@@ -73,7 +81,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     } else {
         show(&rows)?;
     }
-    Ok(Outcome::Good)
+    Ok(outcome)
 }
 
 fn around(path: &Path) -> Result<Models, CliError> {

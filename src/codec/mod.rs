@@ -15,7 +15,7 @@ pub use encode::{
 };
 pub use id::{CodecId, Encoded, ModelId, PrimerId};
 pub use means::Means;
-pub use model_net::learn_first_weights;
+pub use model_net::{first_weights, learn_from};
 pub use neural::{NeuralError, Start};
 
 use crate::engine;
@@ -123,6 +123,30 @@ mod tests {
             b"a line of text 12\n".repeat(300),
             noise,
         ]
+    }
+
+    #[test]
+    fn first_weights_of_a_model_file_are_what_its_blocks_begin_with() {
+        let file = engine::random_file(&engine::small_config(), 7);
+        let weights: Vec<u8> = (0..256i16).flat_map(|i| (i * 40).to_le_bytes()).collect();
+        let mixer = (
+            safetensors::Dtype::I16,
+            &engine::MIXER_SHAPE[..],
+            &weights[..],
+        );
+        let mixed = engine::with_mixer(&file, Some(mixer));
+        let [plain, mixed] = [file, mixed].map(|file| engine::Model::from_bytes(&file).unwrap());
+        for data in [
+            b"12 km/h at 17:05\n".repeat(40),
+            (0..900u32).flat_map(|i| (i * i).to_le_bytes()).collect(),
+        ] {
+            let encode = |model| neural::encode(&data, Some(&mut ModelNet::new(model)), None);
+            let payload = encode(&mixed);
+            assert_ne!(payload, encode(&plain));
+            let back = |model| decode(CodecId::Neural, Some(model), &payload, data.len(), None);
+            assert_eq!(back(&mixed).as_ref(), Ok(&data));
+            assert_ne!(back(&plain).as_ref(), Ok(&data));
+        }
     }
 
     #[test]

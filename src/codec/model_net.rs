@@ -1,8 +1,6 @@
 //! The engine's model as the block codec's network.
 
-use rayon::prelude::*;
-
-use super::neural::{self, FirstWeights, Net};
+use super::neural::{self, FirstWeights, Learnt, Net};
 use crate::engine::{self, features};
 
 /// A model with the memory of one block.
@@ -16,22 +14,23 @@ pub(super) struct ModelNet<'a> {
     first_weights: Option<FirstWeights>,
 }
 
-const _: () = assert!(size_of::<FirstWeights>() == 2 * shape_len(engine::MIXER_SHAPE));
+const _: () = {
+    let [kinds, banks, inputs] = engine::MIXER_SHAPE;
+    assert!(kinds == 2 && banks == 2 && 8 * inputs == size_of::<FirstWeights>());
+};
 
-const fn shape_len([kinds, banks, inputs]: [usize; 3]) -> usize {
-    kinds * banks * inputs
+/// First weights of the mixer beside this model, in the shape [`engine::MIXER_SHAPE`], from what blocks of data that it is for taught.
+#[must_use]
+pub fn first_weights(learnt: &[Learnt]) -> Vec<i16> {
+    let weights = neural::first_weights(learnt);
+    weights.into_iter().flatten().flatten().collect()
 }
 
-/// First weights of the mixer beside this model, in the shape [`engine::MIXER_SHAPE`], learnt from blocks of data that it is for.
+/// What a block teaches the mixer beside this model.
 #[must_use]
-pub fn learn_first_weights(model: &engine::Model, blocks: &[&[u8]]) -> Vec<i16> {
+pub fn learn_from(block: &[u8], model: &engine::Model) -> Learnt {
     let effort = model.config().effort;
-    let learnt: Vec<_> = blocks
-        .par_iter()
-        .map(|block| neural::learn_from(block, &mut ModelNet::new(model), effort))
-        .collect();
-    let weights = neural::first_weights(&learnt);
-    weights.into_iter().flatten().flatten().collect()
+    neural::learn_from(block, &mut ModelNet::new(model), effort)
 }
 
 impl<'a> ModelNet<'a> {
@@ -44,7 +43,10 @@ impl<'a> ModelNet<'a> {
             bytes: Vec::new(),
             first_weights: model.mixer().map(|flat| {
                 let mut flat = flat.iter().copied();
-                [(); 2].map(|()| [(); 2].map(|()| [(); 64].map(|()| flat.next().unwrap_or(0))))
+                [(); 2].map(|()| {
+                    [(); 2]
+                        .map(|()| [(); engine::MIXER_SHAPE[2]].map(|()| flat.next().unwrap_or(0)))
+                })
             }),
         }
     }

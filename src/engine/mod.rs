@@ -42,4 +42,4 @@ pub use model::{FORMAT_VERSION, METADATA_KEY, MIXER, MIXER_SHAPE, Model, metadat
 pub use state::{MAX_LANES, Reach, State};
 
 #[cfg(test)]
-pub(crate) use model::tests::{random_file, small_config};
+pub(crate) use model::tests::{random_file, small_config, with_mixer};

@@ -8,15 +8,18 @@ use super::kernels::Packed;
 use super::{Config, EngineError, Kernel};
 use safetensors::{Dtype, SafeTensors};
 
-/// Version of the arithmetic and of the tensor names; a change of either changes it.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the arithmetic and of the tensor names; a change of either changes it. Files of version 1 have no [`MIXER`], those of
+/// version 2 have one.
+pub const FORMAT_VERSION: u32 = 2;
+/// The version without a [`MIXER`].
+const PLAIN_VERSION: u32 = 1;
 /// Longest header that is read: the names and shapes of some thousand tensors.
 const MAX_HEADER_BYTES: u64 = 256 << 10;
 /// The one metadata key of a model file; its value is [`metadata`].
 pub const METADATA_KEY: &str = "vortex_model";
 
 /// Name of the tensor of what the codec's mixer weighs its inputs with at first, beside this model: little-endian i16, in the shape
-/// [`MIXER_SHAPE`]. Only this tensor may be left out.
+/// [`MIXER_SHAPE`].
 pub const MIXER: &str = "mixer";
 /// Kinds of contexts (records, text), banks of contexts, inputs.
 pub const MIXER_SHAPE: [usize; 3] = [2, 2, 64];
@@ -28,18 +31,18 @@ struct Metadata<C> {
     config: C,
 }
 
-/// The metadata of a model file: version and configuration as JSON, always the same bytes for the same configuration.
+/// The metadata of a model file, with a [`MIXER`] or without: version and configuration as JSON, always the same bytes for the same
+/// configuration.
 ///
 /// # Errors
 /// None that a [`Config`] can cause; JSON writers report errors.
-pub fn metadata(config: &Config) -> Result<String, serde_json::Error> {
-    serde_json::to_string(&Metadata {
-        version: FORMAT_VERSION,
-        config,
-    })
+pub fn metadata(config: &Config, mixer: bool) -> Result<String, serde_json::Error> {
+    let version = if mixer { FORMAT_VERSION } else { PLAIN_VERSION };
+    serde_json::to_string(&Metadata { version, config })
 }
 
-fn parse_metadata(json: &str) -> Result<Config, EngineError> {
+/// The configuration, and whether the file has a [`MIXER`].
+fn parse_metadata(json: &str) -> Result<(Config, bool), EngineError> {
     let wrong = |e: serde_json::Error| EngineError::Config(e.to_string());
     let open: Metadata<serde_json::Value> = match serde_json::from_str(json) {
         Ok(open) => open,
@@ -50,7 +53,7 @@ fn parse_metadata(json: &str) -> Result<Config, EngineError> {
             });
         }
     };
-    if open.version != FORMAT_VERSION {
+    if ![PLAIN_VERSION, FORMAT_VERSION].contains(&open.version) {
         return Err(EngineError::Version {
             expected: FORMAT_VERSION,
             got: Some(open.version),
@@ -58,7 +61,7 @@ fn parse_metadata(json: &str) -> Result<Config, EngineError> {
     }
     let config: Config = serde_json::from_value(open.config).map_err(wrong)?;
     config.validate()?;
-    Ok(config)
+    Ok((config, open.version == FORMAT_VERSION))
 }
 
 /// One layer's weights.
@@ -142,11 +145,15 @@ impl Model {
         }
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
         let entry = header.metadata().as_ref().and_then(|m| m.get(METADATA_KEY));
-        let config = parse_metadata(entry.map_or("", String::as_str))?;
+        let (config, mixer) = parse_metadata(entry.map_or("", String::as_str))?;
         let file = SafeTensors::deserialize(bytes).map_err(container)?;
         let mut id = [0; 16];
         id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
-        Self::build(id, config, kernel, &file)
+        let mixer = mixer.then(|| read_mixer(&file)).transpose()?;
+        Ok(Model {
+            mixer,
+            ..Self::build(id, config, kernel, &file)?
+        })
     }
 
     fn build(
@@ -200,7 +207,7 @@ impl Model {
             embedding,
             layers,
             head,
-            mixer: read_mixer(file)?,
+            mixer: None,
         })
     }
 
@@ -260,19 +267,20 @@ fn read(file: &SafeTensors<'_>, name: String, shape: &[usize]) -> Result<Vec<i8>
     }
 }
 
-fn read_mixer(file: &SafeTensors<'_>) -> Result<Option<Vec<i16>>, EngineError> {
-    let Ok(t) = file.tensor(MIXER) else {
-        return Ok(None);
+fn read_mixer(file: &SafeTensors<'_>) -> Result<Vec<i16>, EngineError> {
+    let wrong = |got| EngineError::Tensor {
+        name: MIXER.to_string(),
+        expected: format!("I16 {MIXER_SHAPE:?}"),
+        got,
     };
-    if t.dtype() != Dtype::I16 || t.shape() != MIXER_SHAPE {
-        return Err(EngineError::Tensor {
-            name: MIXER.to_string(),
-            expected: format!("I16 {MIXER_SHAPE:?}"),
-            got: format!("{:?} {:?}", t.dtype(), t.shape()),
-        });
+    match file.tensor(MIXER) {
+        Ok(t) if t.dtype() == Dtype::I16 && t.shape() == MIXER_SHAPE => {
+            let numbers = t.data().as_chunks().0.iter();
+            Ok(numbers.map(|raw| i16::from_le_bytes(*raw)).collect())
+        }
+        Ok(t) => Err(wrong(format!("{:?} {:?}", t.dtype(), t.shape()))),
+        Err(_) => Err(wrong("none".to_string())),
     }
-    let numbers = t.data().as_chunks().0.iter();
-    Ok(Some(numbers.map(|raw| i16::from_le_bytes(*raw)).collect()))
 }
 
 #[cfg(test)]
@@ -314,7 +322,22 @@ pub(crate) mod tests {
                 )
             })
             .collect();
-        let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config).unwrap())]);
+        let metadata =
+            HashMap::from([(METADATA_KEY.to_string(), metadata(config, false).unwrap())]);
+        safetensors::serialize(views, Some(metadata)).unwrap()
+    }
+
+    /// The model of `file` with a tensor for the mixer, if there is to be one, as a file that is to have one.
+    pub(crate) fn with_mixer(file: &[u8], mixer: Option<(Dtype, &[usize], &[u8])>) -> Vec<u8> {
+        let config = Model::from_bytes(file).unwrap().config().clone();
+        let file = SafeTensors::deserialize(file).unwrap();
+        let mut views = file.tensors();
+        if let Some((dtype, shape, bytes)) = mixer {
+            let view = TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+            views.push((MIXER.to_string(), view));
+        }
+        let metadata = metadata(&config, true).unwrap();
+        let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
         safetensors::serialize(views, Some(metadata)).unwrap()
     }
 
@@ -336,51 +359,26 @@ pub(crate) mod tests {
 
     #[test]
     fn first_weights_of_the_mixer_are_read_and_must_fit() {
-        let with = |dtype, shape: &[usize], bytes: &[u8]| {
-            let tensors = tensor_shapes(&small_config());
-            let zeros = vec![
-                0;
-                tensors
-                    .iter()
-                    .map(|(_, s)| s.iter().product())
-                    .max()
-                    .unwrap()
-            ];
-            let mut views: Vec<(&str, TensorView<'_>)> = (tensors.iter())
-                .map(|(name, shape)| {
-                    let data = &zeros[..shape.iter().product()];
-                    let view = TensorView::new(Dtype::I8, shape.clone(), data).unwrap();
-                    (name.as_str(), view)
-                })
-                .collect();
-            views.push((
-                MIXER,
-                TensorView::new(dtype, shape.to_vec(), bytes).unwrap(),
-            ));
-            let metadata = metadata(&small_config()).unwrap();
-            let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
-            let file = safetensors::serialize(views, Some(metadata)).unwrap();
-            Model::from_bytes(&file).map(|model| model.mixer().map(<[i16]>::to_vec))
-        };
-        let bytes: Vec<u8> = (0..256i16)
-            .flat_map(|i| (i * 127 - 16000).to_le_bytes())
-            .collect();
-        let read = with(Dtype::I16, &MIXER_SHAPE, &bytes).unwrap().unwrap();
+        let file = random_file(&small_config(), 1);
+        assert_eq!(Model::from_bytes(&file).unwrap().mixer(), None);
+        let numbers = (0..256i16).flat_map(|i| (i * 127 - 16000).to_le_bytes());
+        let bytes: Vec<u8> = numbers.collect();
+        let of = |mixer| Model::from_bytes(&with_mixer(&file, mixer));
+        let model = of(Some((Dtype::I16, &MIXER_SHAPE, &bytes))).unwrap();
+        let read = model.mixer().unwrap();
         assert_eq!((read.len(), read[0], read[200]), (256, -16000, 9400));
-        for (dtype, shape, len) in [
-            (Dtype::I16, [2, 2, 63], 504),
-            (Dtype::I16, [1, 4, 64], 512),
-            (Dtype::U16, MIXER_SHAPE, 512),
-            (Dtype::I8, MIXER_SHAPE, 256),
+        for wrong in [
+            None,
+            Some((Dtype::I16, &[2, 2, 63][..], &bytes[..504])),
+            Some((Dtype::I16, &[2, 64, 2], &bytes)),
+            Some((Dtype::U16, &MIXER_SHAPE, &bytes)),
+            Some((Dtype::I8, &MIXER_SHAPE, &bytes[..256])),
         ] {
-            let refused = with(dtype, &shape, &bytes[..len]);
-            assert!(
-                matches!(refused, Err(EngineError::Tensor { .. })),
-                "{dtype:?} {shape:?}"
-            );
+            let refused = of(wrong).err();
+            let name =
+                |e: &EngineError| matches!(e, EngineError::Tensor { name, .. } if name == MIXER);
+            assert!(refused.as_ref().is_some_and(name), "{refused:?}");
         }
-        let without = Model::from_bytes(&random_file(&small_config(), 1)).unwrap();
-        assert_eq!(without.mixer(), None);
     }
 
     #[test]
@@ -423,10 +421,10 @@ pub(crate) mod tests {
         ));
         let at = file.windows(9).position(|w| w == br#"version\""#).unwrap();
         let mut later = file;
-        later[at + 10] = b'2';
+        later[at + 10] = b'3';
         let refused = EngineError::Version {
-            expected: 1,
-            got: Some(2),
+            expected: 2,
+            got: Some(3),
         };
         assert_eq!(Model::from_bytes(&later).err(), Some(refused));
     }

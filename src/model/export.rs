@@ -71,7 +71,7 @@ pub fn export(
         views.push((MIXER, view));
     }
     // A single entry: a map with more would be written in another order on every run.
-    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config)?)]);
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(config, mixer.is_some())?)]);
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 

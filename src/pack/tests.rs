@@ -350,7 +350,7 @@ fn dense(dir: &Path) -> String {
     let bytes = profiles::builtin("fast").unwrap();
     let mut config = Model::from_bytes(bytes).unwrap().config().clone();
     config.effort = Effort::Dense;
-    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(&config).unwrap())]);
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata(&config, true).unwrap())]);
     let tensors = SafeTensors::deserialize(bytes).unwrap();
     let path = dir.join("dense.safetensors");
     std::fs::write(

@@ -359,7 +359,11 @@ fn unpacked(raw: &[u8]) -> io::Result<Vec<u8>> {
     read_bounded(decoder)
 }
 
-fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
+/// All bytes of what may be a model file.
+///
+/// # Errors
+/// I/O errors, and more than [`MAX_MODEL_BYTES`].
+pub fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_MODEL_BYTES {

@@ -7,7 +7,8 @@
 //! are in play at a time; segments are cut from any of them, and after [`USES`] segments the oldest makes room for a new one. What segment
 //! a run sees when is a pure function of the seed, and of the names and lengths of the files.
 //!
-//! Memory is bounded: about 200 bytes a file, `2 * POOL` blocks (32 MiB), and one a thread. Plain files are mapped block by block,
+//! Memory is bounded: about 200 bytes a file, `2 * POOL` blocks (32 MiB), and one a thread; at the end the held-out blocks that are measured, at
+//! most 256. Plain files are mapped block by block,
 //! so that only a [`Decoder`]'s blocks take memory that is not the page cache's.
 
 use super::TrainError;
@@ -196,7 +197,7 @@ impl Corpus {
                         member,
                         block: m.train + at,
                     };
-                    out.extend(self.unless_damaged(self.load(key))?);
+                    out.extend(self.block(key)?);
                     break;
                 }
                 at -= m.held_out;
@@ -205,23 +206,25 @@ impl Corpus {
         Ok(out)
     }
 
-    /// About `most` blocks that are trained on, spread over the sources and over the blocks of each. Damaged ones are left out.
-    ///
-    /// # Errors
-    /// A file can not be read.
-    pub(super) fn trained_on(&self, most: usize) -> Result<Vec<Block>, TrainError> {
+    /// Up to `most` blocks that are trained on, spread over the sources and over the blocks of each.
+    pub(super) fn trained_on(&self, most: usize) -> Vec<Key> {
         let sources = self.sources.len().min(most);
-        let mut out = Vec::new();
-        for i in 0..sources {
+        let of_source = |i: usize| {
             let source = i * self.sources.len() / sources;
             let blocks = self.sources[source].blocks();
-            let n = blocks.min((most / sources) as u64);
-            for j in 0..n {
-                let key = self.sources[source].nth(source, (2 * j + 1) * blocks / (2 * n));
-                out.extend(self.unless_damaged(self.load(key))?);
-            }
-        }
-        Ok(out)
+            let share = most / sources + usize::from(i < most % sources);
+            let n = blocks.min(share as u64);
+            (0..n).map(move |j| self.sources[source].nth(source, (2 * j + 1) * blocks / (2 * n)))
+        };
+        (0..sources).flat_map(of_source).collect()
+    }
+
+    /// A block, unless it is damaged.
+    ///
+    /// # Errors
+    /// Its file can not be read.
+    pub(super) fn block(&self, key: Key) -> Result<Option<Block>, TrainError> {
+        self.unless_damaged(self.load(key))
     }
 
     /// The `index`-th segment of a run.

@@ -91,11 +91,14 @@ fn blocks_that_are_trained_on_are_spread_over_sources_and_over_each() {
     let dir = tempfile::tempdir().unwrap();
     let corpus = corpus(dir.path());
     let bytes = |most| -> Vec<u8> {
-        let blocks = corpus.trained_on(most).unwrap();
-        blocks.iter().map(|block| block[0]).collect()
+        let blocks = corpus.trained_on(most).into_iter();
+        blocks
+            .map(|key| corpus.block(key).unwrap().unwrap()[0])
+            .collect()
     };
     assert_eq!(bytes(1), [9]);
     assert_eq!(bytes(6), [3, 9, 15, 51, 54, 57]);
+    assert_eq!(bytes(3), [4, 13, 54]);
     let all = bytes(1000);
     assert!(all.len() == 18 + 9 && all.iter().all(|&byte| byte < 100));
     assert_eq!(bytes(0), [0; 0]);

@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, Parts, Plan, State};
 use super::compare::{Comparison, compare};
+use super::data::Key;
 use super::evaluate::{evaluate, held_out, mean};
 use super::exported::{Exported, exported};
 use super::metrics::{Line, Metrics};
@@ -24,6 +25,8 @@ const REPORT_EVERY: u64 = 20;
 /// Blocks that the mixer's first weights are learnt from, and bytes of each, at most.
 const MIXED: usize = 64;
 const MIXED_BYTES: usize = 32 << 10;
+/// Blocks between which a run can be stopped there.
+const MIXED_AT_ONCE: usize = 8;
 /// Evaluations of a run.
 const EVALUATIONS: f64 = 10.0;
 
@@ -140,7 +143,7 @@ pub fn train(
         }
     };
     metrics.plot()?;
-    let summary = run.summary(complete)?;
+    let summary = run.summary(complete, stop)?;
     if complete {
         // Everything is in place: nothing is left to go on with.
         std::fs::remove_file(goal.checkpoint)
@@ -290,22 +293,33 @@ impl<'a> Run<'a> {
         Ok((Arc::new(model), bytes.len()))
     }
 
-    /// What the codec's mixer learns beside the model on the data that it was trained on: its first weights from now on.
-    fn learn_first_weights(&self) -> Result<Option<Vec<i16>>, TrainError> {
-        let blocks = self.corpus.trained_on(MIXED)?;
-        let parts: Vec<&[u8]> = (blocks.iter())
-            .map(|block| &block[..block.len().min(MIXED_BYTES)])
-            .collect();
+    /// What the codec's mixer learns beside the model on the data that it was trained on: its first weights from now on. Nothing if there
+    /// is a stop.
+    fn learn_first_weights(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<i16>>, TrainError> {
         let model = Model::from_bytes(&export(&self.config, &self.params, None)?)?;
-        Ok(Some(codec::learn_first_weights(&model, &parts)))
+        let learn =
+            |&key: &Key| {
+                let block = self.corpus.block(key)?;
+                Ok(block
+                    .map(|block| codec::learn_from(&block[..block.len().min(MIXED_BYTES)], &model)))
+            };
+        let mut learnt = Vec::new();
+        for keys in self.corpus.trained_on(MIXED).chunks(MIXED_AT_ONCE) {
+            if stop() {
+                return Ok(None);
+            }
+            let some: Result<Vec<_>, TrainError> = keys.par_iter().map(learn).collect();
+            learnt.extend(some?.into_iter().flatten());
+        }
+        Ok(Some(codec::first_weights(&learnt)))
     }
 
-    fn summary(&self, complete: bool) -> Result<Summary, TrainError> {
-        let first_weights = match complete {
-            true => self.learn_first_weights()?,
-            false => self.first_weights.clone(),
-        };
-        let (model, model_bytes) = self.save_model(&first_weights)?;
+    fn summary(&self, complete: bool, stop: &dyn Fn() -> bool) -> Result<Summary, TrainError> {
+        // What was trained is in place before anything else can fail.
+        let (mut model, mut model_bytes) = self.save_model(&self.first_weights)?;
+        if complete && let Some(learnt) = self.learn_first_weights(stop)? {
+            (model, model_bytes) = self.save_model(&Some(learnt))?;
+        }
         let seconds = self.seconds();
         let blocks = held_out(self.corpus, 4)?;
         let init = match &self.init {

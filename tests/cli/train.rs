@@ -1,6 +1,7 @@
 //! `vortex-fs train`: what it learns from, what it leaves behind, and how it refuses what it can not do.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,6 +86,14 @@ fn no_steps_leave_a_profile_its_model_and_make_none_from_nothing() {
     let refused = complaint(&mut place.train("a", 0), FAILED);
     assert!(refused.contains("--init"), "{refused}");
     assert_eq!(place.left(), [""; 0]);
+    // Nor is anything replaced that is no file.
+    let socket = UnixListener::bind(place.path("socket")).unwrap();
+    let said = complaint(&mut place.train("socket", 5), FAILED);
+    assert!(said.contains("no model"), "{said}");
+    drop(socket);
+    fs::remove_file(place.path("socket")).unwrap();
+    let endless = complaint(place.train("a", 5).args(["--init", "/dev/zero"]), FAILED);
+    assert!(endless.contains("16 MiB"), "{endless}");
     run(&mut place.train("a", 20), GOOD);
     let mut again = place.train("b", 0);
     again.arg("--init").arg(place.path("a"));

@@ -556,4 +556,17 @@ fn profiles_of_an_archive_are_listed_wherever_it_is_named() {
     }
     let said = fails(vortex().arg("profiles").arg(archive.outside()), 1);
     assert!(said.contains("is in no archive"), "{said}");
+    // One that is damaged does not hide the others.
+    let id = "0123456789abcdef".repeat(2);
+    let models = archive.backing().join(".vortex/models");
+    fs::write(models.join(format!("{id}.safetensors")), "no model").unwrap();
+    let listed = vortex()
+        .args(["profiles", "--json"])
+        .arg(archive.backing())
+        .output()
+        .unwrap();
+    assert_eq!(listed.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&listed.stderr).contains(&id));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(rows.len(), 3, "{rows:?}");
 }

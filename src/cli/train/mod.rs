@@ -6,9 +6,10 @@ mod summary;
 use super::{Cancel, CliError, Outcome, print, print_json, show_bytes, warn};
 use crate::engine::Model;
 use crate::profiles;
-use crate::store::models::MAX_MODEL_BYTES;
+use crate::store::models::{MAX_MODEL_BYTES, read_bounded};
 use crate::train::{self, Checkpoint, Corpus, Goal, Plan, Progress, Settings, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,7 +75,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let resume = args.resume.as_deref().map(Checkpoint::read);
     let resume = resume.transpose().map_err(explain)?;
     let init = args.init.as_deref().map(read_profile).transpose()?;
-    if args.steps == Some(0) && init.is_none() {
+    if args.steps == Some(0) && init.is_none() && resume.is_none() {
         return Err(CliError::failed("no steps make no model")
             .remedy("name the profile to start from with --init, or give more --steps"));
     }
@@ -154,10 +155,11 @@ fn plan(args: &Args, resume: Option<&Checkpoint>) -> Plan {
 /// Whatever is no model, such as one of the files to learn from, is not replaced.
 fn check_out(out: &Path) -> Result<(), CliError> {
     let there = match std::fs::metadata(out) {
-        Ok(there) if there.is_file() && there.len() > 0 => there.len(),
-        _ => return Ok(()),
+        Ok(there) if there.is_dir() || there.is_file() && there.len() == 0 => return Ok(()),
+        Ok(there) => there,
+        Err(_) => return Ok(()),
     };
-    let is_model = there <= MAX_MODEL_BYTES && {
+    let is_model = there.is_file() && there.len() <= MAX_MODEL_BYTES && {
         let bytes = std::fs::read(out).map_err(|e| CliError::io(out, &e))?;
         Model::from_bytes(&bytes).is_ok()
     };
@@ -175,7 +177,7 @@ fn read_profile(name: &str) -> Result<Vec<u8>, CliError> {
     if let Some(bytes) = profiles::builtin(name) {
         return Ok(bytes.to_vec());
     }
-    match std::fs::read(name) {
+    match File::open(name).and_then(read_bounded) {
         Ok(bytes) => Ok(bytes),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             Err(CliError::failed("neither a built-in profile nor a file")

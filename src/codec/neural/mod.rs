@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use crate::engine::Effort;
 use coder::{BitCoder, BitDecoder, BitEncoder};
-pub use first::{first_weights, learn_from};
+pub use first::{Learnt, first_weights, learn_from};
 use grid::Gridded;
 pub use net::{FirstWeights, Net};
 use plan::Plan;

@@ -125,7 +125,7 @@ fn the_default_architecture_loads_within_the_bound() {
             safetensors::tensor::TensorView::new(safetensors::Dtype::I8, shape.clone(), bytes);
         (name.as_str(), view.expect("a tensor"))
     });
-    let text = vortex_fs::engine::metadata(&config).expect("metadata");
+    let text = vortex_fs::engine::metadata(&config, false).expect("metadata");
     let metadata = [(METADATA_KEY.to_string(), text)].into();
     let mut bytes = safetensors::serialize(views, Some(metadata)).expect("a file");
     println!("{} bytes", bytes.len());
