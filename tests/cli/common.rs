@@ -209,7 +209,7 @@ pub fn tiny_model(seed: u64) -> Vec<u8> {
             safetensors::tensor::TensorView::new(safetensors::Dtype::I8, shape.clone(), weights);
         (name.clone(), view.unwrap())
     });
-    let metadata = [(METADATA_KEY.to_owned(), metadata(&config).unwrap())].into();
+    let metadata = [(METADATA_KEY.to_owned(), metadata(&config, false).unwrap())].into();
     safetensors::serialize(views, Some(metadata)).unwrap()
 }
 
