@@ -71,7 +71,8 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
                 ..row(&profile)
             }),
             Err(error) => {
-                outcome = outcome.and(error.outcome());
+                // It is there, and of no use.
+                outcome = Outcome::Damaged;
                 warn(error);
             }
         }
