@@ -126,30 +126,6 @@ mod tests {
     }
 
     #[test]
-    fn first_weights_of_a_model_file_are_what_its_blocks_begin_with() {
-        let file = engine::random_file(&engine::small_config(), 7);
-        let weights: Vec<u8> = (0..256i16).flat_map(|i| (i * 40).to_le_bytes()).collect();
-        let mixer = (
-            safetensors::Dtype::I16,
-            &engine::MIXER_SHAPE[..],
-            &weights[..],
-        );
-        let mixed = engine::with_mixer(&file, Some(mixer));
-        let [plain, mixed] = [file, mixed].map(|file| engine::Model::from_bytes(&file).unwrap());
-        for data in [
-            b"12 km/h at 17:05\n".repeat(40),
-            (0..900u32).flat_map(|i| (i * i).to_le_bytes()).collect(),
-        ] {
-            let encode = |model| neural::encode(&data, Some(&mut ModelNet::new(model)), None);
-            let payload = encode(&mixed);
-            assert_ne!(payload, encode(&plain));
-            let back = |model| decode(CodecId::Neural, Some(model), &payload, data.len(), None);
-            assert_eq!(back(&mixed).as_ref(), Ok(&data));
-            assert_ne!(back(&plain).as_ref(), Ok(&data));
-        }
-    }
-
-    #[test]
     fn every_encoding_decodes() {
         for data in samples() {
             for e in [

@@ -83,3 +83,66 @@ impl Net for ModelNet<'_> {
         self.t = t + 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+    use crate::engine::Effort;
+
+    #[test]
+    fn first_weights_of_a_model_file_are_what_its_blocks_begin_with() {
+        let file = engine::random_file(&engine::small_config(), 7);
+        let weights: Vec<u8> = (0..256i16).flat_map(|i| (i * 40).to_le_bytes()).collect();
+        let mixer = (Dtype::I16, &engine::MIXER_SHAPE[..], &weights[..]);
+        let mixed = engine::with_mixer(&file, Some(mixer));
+        let [plain, mixed] = [file, mixed].map(|file| engine::Model::from_bytes(&file).unwrap());
+        let text = b"12 km/h at 17:05\n".repeat(40);
+        let records: Vec<u8> = (0..900u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+        let mut sums = Vec::new();
+        for data in [records, text] {
+            for effort in [Effort::Usual, Effort::Dense] {
+                let encode = |model| {
+                    let mut net = ModelNet::new(model);
+                    neural::code(&data, Some(&mut net), None, effort).into_payload()
+                };
+                let payload = encode(&mixed);
+                assert_ne!(payload, encode(&plain));
+                let back = |model| {
+                    neural::decode(&payload, data.len(), Some(&mut ModelNet::new(model)), None)
+                };
+                assert_eq!(back(&mixed).as_ref(), Ok(&data));
+                assert_ne!(back(&plain).as_ref(), Ok(&data));
+                sums.push(crc32c::crc32c(&payload));
+            }
+        }
+        // As they always were: which number is for which kind of contexts, bank and input is part of the format.
+        assert_eq!(
+            sums,
+            [3_767_049_213, 3_024_344_291, 2_495_900_112, 1_304_864_618]
+        );
+    }
+
+    #[test]
+    fn numbers_go_into_a_model_file_as_they_come_out() {
+        let file = engine::random_file(&engine::small_config(), 8);
+        let numbers = first_weights(&[]);
+        let bytes: Vec<u8> = numbers.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let mixer = (Dtype::I16, &engine::MIXER_SHAPE[..], &bytes[..]);
+        let said = engine::Model::from_bytes(&engine::with_mixer(&file, Some(mixer))).unwrap();
+        assert_eq!(said.mixer(), Some(&numbers[..]));
+        assert_eq!(
+            ModelNet::new(&said).first_weights,
+            Some(neural::first_weights(&[]))
+        );
+        let silent = engine::Model::from_bytes(&file).unwrap();
+        let data = b"17:05:12 pump 3 pressure 1.204\n".repeat(30);
+        let encode = |model| neural::encode(&data, Some(&mut ModelNet::new(model)), None);
+        assert_eq!(
+            encode(&said),
+            encode(&silent),
+            "what blocks begin with anyway"
+        );
+    }
+}

@@ -8,8 +8,8 @@ use super::kernels::Packed;
 use super::{Config, EngineError, Kernel};
 use safetensors::{Dtype, SafeTensors};
 
-/// Version of the arithmetic and of the tensor names; a change of either changes it. Files of version 1 have no [`MIXER`], those of
-/// version 2 have one.
+/// Version of the arithmetic and of the tensor names; a change of either changes it. Of files of version 1 no [`MIXER`] is
+/// read, those of version 2 have one.
 pub const FORMAT_VERSION: u32 = 2;
 /// The version without a [`MIXER`].
 const PLAIN_VERSION: u32 = 1;

@@ -292,7 +292,7 @@ impl Corpus {
             Ok(block) => Ok(Some(block)),
             Err(error) if error.is_damage() => {
                 self.damaged.fetch_add(1, Ordering::Relaxed);
-                log::warn!("{error}; another block is used in its place");
+                log::warn!("{error}; it is left out");
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{Checkpoint, Parts, Plan, State};
 use super::compare::{Comparison, compare};
-use super::data::Key;
+use super::data::{Block, Key};
 use super::evaluate::{evaluate, held_out, mean};
 use super::exported::{Exported, exported};
 use super::metrics::{Line, Metrics};
@@ -25,7 +25,7 @@ const REPORT_EVERY: u64 = 20;
 /// Blocks that the mixer's first weights are learnt from, and bytes of each, at most.
 const MIXED: usize = 64;
 const MIXED_BYTES: usize = 32 << 10;
-/// Blocks between which a run can be stopped there.
+/// Blocks at a time, between which a run can be stopped; more where there are more threads.
 const MIXED_AT_ONCE: usize = 8;
 /// Evaluations of a run.
 const EVALUATIONS: f64 = 10.0;
@@ -112,7 +112,7 @@ pub fn train(
         run.save_checkpoint()?;
     }
     let mut saved = Instant::now();
-    let complete = loop {
+    let trained = loop {
         let done = run.done();
         if done >= 1.0 {
             break true;
@@ -125,7 +125,7 @@ pub fn train(
         let evaluate = done * EVALUATIONS >= f64::from(run.state.evaluations + 1);
         if evaluate {
             run.state.evaluations = (done * EVALUATIONS) as u32;
-            let model = run.save_model(&run.first_weights)?.0;
+            let model = run.save_model()?.0;
             run.state.held_out = mean(&self::evaluate(&model, &held_out(corpus, 1)?)?);
         }
         let progress = run.progress(done);
@@ -143,7 +143,15 @@ pub fn train(
         }
     };
     metrics.plot()?;
-    let summary = run.summary(complete, stop)?;
+    // What was trained is in place before anything else can fail.
+    let mut model = run.save_model()?;
+    let complete = trained && run.learn_first_weights(stop)?;
+    if complete {
+        model = run.save_model()?;
+    } else if trained {
+        run.save_checkpoint()?;
+    }
+    let summary = run.summary(complete, model)?;
     if complete {
         // Everything is in place: nothing is left to go on with.
         std::fs::remove_file(goal.checkpoint)
@@ -165,7 +173,7 @@ struct Run<'a> {
     /// Steps that limit the run.
     steps: Option<u64>,
     init: Option<Vec<u8>>,
-    /// First weights of the codec's mixer beside the model that the run started from.
+    /// First weights of the codec's mixer: those beside the model that the run started from, at the end new ones.
     first_weights: Option<Vec<i16>>,
     params: Params,
     model: CompressiveTransformer,
@@ -282,44 +290,44 @@ impl<'a> Run<'a> {
         parts.write(&state, self.goal.checkpoint)
     }
 
-    /// Exports with these first weights of the codec's mixer, checks that the engine takes the file, and puts it into place.
-    fn save_model(
-        &self,
-        first_weights: &Option<Vec<i16>>,
-    ) -> Result<(Arc<Model>, usize), TrainError> {
-        let bytes = export(&self.config, &self.params, first_weights.as_deref())?;
+    /// Exports, checks that the engine takes the file, and puts it into place.
+    fn save_model(&self) -> Result<(Arc<Model>, usize), TrainError> {
+        let bytes = export(&self.config, &self.params, self.first_weights.as_deref())?;
         let model = Model::from_bytes(&bytes)?;
         replace(self.goal.out, &bytes)?;
         Ok((Arc::new(model), bytes.len()))
     }
 
-    /// What the codec's mixer learns beside the model on the data that it was trained on: its first weights from now on. Nothing if there
-    /// is a stop.
-    fn learn_first_weights(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<i16>>, TrainError> {
+    /// What the codec's mixer learns beside the model on the data that it was trained on: its first weights from now on. False: there was a
+    /// stop.
+    fn learn_first_weights(&mut self, stop: &dyn Fn() -> bool) -> Result<bool, TrainError> {
+        // From what all blocks begin with, whatever an earlier model was given.
         let model = Model::from_bytes(&export(&self.config, &self.params, None)?)?;
-        let learn =
-            |&key: &Key| {
-                let block = self.corpus.block(key)?;
-                Ok(block
-                    .map(|block| codec::learn_from(&block[..block.len().min(MIXED_BYTES)], &model)))
-            };
+        let corpus = self.corpus;
+        let learn = |&key: &Key| {
+            let block = corpus.block(key)?;
+            let part =
+                |block: Block| codec::learn_from(&block[..block.len().min(MIXED_BYTES)], &model);
+            Ok(block.map(part))
+        };
+        let at_once = rayon::current_num_threads().max(MIXED_AT_ONCE);
         let mut learnt = Vec::new();
-        for keys in self.corpus.trained_on(MIXED).chunks(MIXED_AT_ONCE) {
+        for keys in corpus.trained_on(MIXED).chunks(at_once) {
             if stop() {
-                return Ok(None);
+                return Ok(false);
             }
             let some: Result<Vec<_>, TrainError> = keys.par_iter().map(learn).collect();
             learnt.extend(some?.into_iter().flatten());
         }
-        Ok(Some(codec::first_weights(&learnt)))
+        self.first_weights = Some(codec::first_weights(&learnt));
+        Ok(true)
     }
 
-    fn summary(&self, complete: bool, stop: &dyn Fn() -> bool) -> Result<Summary, TrainError> {
-        // What was trained is in place before anything else can fail.
-        let (mut model, mut model_bytes) = self.save_model(&self.first_weights)?;
-        if complete && let Some(learnt) = self.learn_first_weights(stop)? {
-            (model, model_bytes) = self.save_model(&Some(learnt))?;
-        }
+    fn summary(
+        &self,
+        complete: bool,
+        (model, model_bytes): (Arc<Model>, usize),
+    ) -> Result<Summary, TrainError> {
         let seconds = self.seconds();
         let blocks = held_out(self.corpus, 4)?;
         let init = match &self.init {

@@ -163,6 +163,24 @@ fn a_model_comes_with_first_weights_for_the_mixer_and_no_steps_learn_only_those(
     assert_eq!(summary.before.unwrap(), summary.after);
     assert!(place.read("b") == first, "the same model, the same data");
 
+    // A stop after the last step.
+    let stopped = place.run("d", None, None, 40).unwrap();
+    assert!(!stopped.complete && stopped.steps == 40);
+    assert!(
+        Model::from_bytes(&place.read("d"))
+            .unwrap()
+            .mixer()
+            .is_none()
+    );
+    let checkpoint = place.checkpoint("d.checkpoint");
+    assert!(
+        place
+            .run("d", None, Some(&checkpoint), 99)
+            .unwrap()
+            .complete
+    );
+    assert!(place.read("d") == first);
+
     let stopped = place.run("c", Some(&first), None, 5).unwrap();
     assert!(!stopped.complete);
     let kept = Model::from_bytes(&place.read("c")).unwrap();

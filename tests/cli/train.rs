@@ -99,6 +99,8 @@ fn no_steps_leave_a_profile_its_model_and_make_none_from_nothing() {
     again.arg("--init").arg(place.path("a"));
     let text = stdout(&run(&mut again, GOOD));
     assert!(text.contains("0 steps"), "{text}");
+    let recorded = complaint(again.arg("--log").arg(place.path("log")), FAILED);
+    assert!(recorded.contains("no record"), "{recorded}");
     assert!(
         place.read("b") == place.read("a"),
         "learnt from the same data"

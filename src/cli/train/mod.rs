@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Stop after this time
     #[arg(long, value_name = "N", value_parser = positive)]
     minutes: Option<f64>,
-    /// Stop after this many steps; 0 leaves the model of --init as it is and only learns anew what the codec's mixer begins with beside
+    /// Stop after this many steps; 0 leaves the weights of --init's model as they are and only learns anew what the codec's mixer begins with beside
     /// it [default: training.steps of the configuration, unless --minutes is given]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -75,6 +75,9 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let resume = args.resume.as_deref().map(Checkpoint::read);
     let resume = resume.transpose().map_err(explain)?;
     let init = args.init.as_deref().map(read_profile).transpose()?;
+    if args.steps == Some(0) && args.log.is_some() {
+        return Err(CliError::failed("no steps leave no record").remedy("leave --log out"));
+    }
     if args.steps == Some(0) && init.is_none() && resume.is_none() {
         return Err(CliError::failed("no steps make no model")
             .remedy("name the profile to start from with --init, or give more --steps"));

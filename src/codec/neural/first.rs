@@ -1,7 +1,7 @@
 //! First weights of the mixer beside a network: what it has learnt at the end of blocks of data that the network is for.
 //!
 //! Every row of weights begins with the same values, so a block is coded once more with a single row for every weight set, and what that
-//! row holds at the end is averaged over blocks.
+//! row holds at the end is averaged over blocks. Blocks are taken as they are: with their first plan, and not on a grid.
 
 use super::coder::Replay;
 use super::initial::Initial;
