@@ -38,9 +38,9 @@ pub(super) struct Watched {
     pub(super) name: OsString,
     pub(super) form: names::Kind,
     pub(super) order: usize,
-    /// A byte that is neither fetched with the beginning nor near the end, where many formats keep what is read when they are
-    /// opened, segments too.
-    place: u64,
+    /// Two bytes that are neither fetched with the beginning nor near the end, where many formats keep what is read when they are
+    /// opened, segments too. To look for one may fetch it, now and then before the answer is given: that does not happen twice.
+    places: [u64; 2],
 }
 
 impl Depth {
@@ -67,7 +67,7 @@ impl Depth {
                     name: name.clone(),
                     form,
                     order: self.order,
-                    place: OPEN_AHEAD + rest / 2,
+                    places: [OPEN_AHEAD + rest / 2, OPEN_AHEAD + rest / 8 * 5],
                 });
                 return OPEN_AHEAD;
             }
@@ -94,7 +94,7 @@ impl Depth {
 impl Watched {
     /// Whether more of it than the beginning was read, as far as the file system can tell.
     pub(super) fn is_read_through(&self, file: impl AsFd) -> bool {
-        is_in_memory(file, self.place)
+        self.places.iter().all(|place| is_in_memory(&file, *place))
     }
 }
 
@@ -133,8 +133,11 @@ mod tests {
         }
         assert_eq!(of(&mut depth, "again", 9 << 20), OPEN_AHEAD);
         assert_eq!(
-            depth.watched().unwrap().place,
-            (MOST_OF_FILE + OPEN_AHEAD) / 2
+            depth.watched().unwrap().places,
+            [
+                (MOST_OF_FILE + OPEN_AHEAD) / 2,
+                (5 * MOST_OF_FILE + 3 * OPEN_AHEAD) / 8
+            ]
         );
         assert_eq!(of(&mut depth, "whole", 9 << 20), MOST_OF_FILE);
         depth.passed(None);

@@ -116,6 +116,12 @@ impl ReadAhead {
         }
     }
 
+    /// Whether a step is being taken, so that another one would be left out.
+    #[cfg(test)]
+    pub(super) fn is_following(&self) -> bool {
+        lock(&self.shared.state).following
+    }
+
     /// Sees to it that somebody takes the job that was just put into the queue.
     fn wake(&self, fs: &Weak<Fs>, state: &mut State, threads: usize) {
         if state.stop {
