@@ -52,6 +52,7 @@ enum Command {
     Profiles(profiles::Args),
     Bench(bench::Args),
     Train(train::Args),
+    TrainWorker(train::worker::Args),
     Demo(demo::Args),
 }
 
@@ -102,6 +103,7 @@ pub fn vortex_fs() -> ExitCode {
             Command::Profiles(args) => profiles::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Train(args) => train::run(args),
+            Command::TrainWorker(args) => train::worker::run(args),
             Command::Demo(args) => demo::run(args),
         }
     })

@@ -232,6 +232,7 @@ mod tests {
             train: 8.0 / step as f64,
             held_out: (step > 40).then_some(3.0),
             speed: 1000.0,
+            workers: 0,
         };
         Line::new(&progress, 1.5, 0.01, 2.0)
     }

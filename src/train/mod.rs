@@ -10,11 +10,13 @@ mod compare;
 mod data;
 mod evaluate;
 mod exported;
+mod gradient;
 mod metrics;
 mod optimiser;
 mod replace;
 mod run;
 mod settings;
+mod workers;
 mod yaml;
 
 pub use checkpoint::{Checkpoint, Plan};
@@ -25,6 +27,7 @@ pub use exported::Exported;
 pub use metrics::Line;
 pub use run::{Goal, Progress, Summary, train};
 pub use settings::{Dataset, Settings, Training};
+pub use workers::{Done, Workers, work};
 
 use std::path::PathBuf;
 
@@ -103,6 +106,14 @@ pub enum TrainError {
     /// The other compressors failed.
     #[error("comparison with zstd and xz: {0}")]
     Compare(std::io::Error),
+    /// The other side of a run on several machines.
+    #[error("{address}: {reason}")]
+    Remote {
+        /// Its address, or that to listen on.
+        address: String,
+        /// One line.
+        reason: String,
+    },
     /// The plot could not be drawn.
     #[error("plot: {0}")]
     Plot(String),

@@ -5,17 +5,15 @@ use super::compare::{Comparison, compare};
 use super::data::{Block, Key};
 use super::evaluate::{evaluate, held_out, mean};
 use super::exported::{Exported, exported};
+use super::gradient::{Gradient, gradient, model_of};
 use super::metrics::{Line, Metrics};
 use super::optimiser::AdamW;
 use super::replace::{check, replace};
-use super::{Corpus, Score, Settings, TrainError};
+use super::{Corpus, Score, Settings, TrainError, Workers};
 use crate::codec;
 use crate::engine::{Config, Model};
-use crate::model::{CompressiveTransformer, Params, bits_per_byte, export, import, initial};
-use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::VarBuilder;
+use crate::model::{CompressiveTransformer, Params, export, import, initial};
 use rayon::prelude::*;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +44,8 @@ pub struct Goal<'a> {
     pub resume: Option<&'a Checkpoint>,
     /// Directory for the record of the run.
     pub log: Option<&'a Path>,
+    /// Other machines that take part.
+    pub workers: Option<&'a Workers>,
 }
 
 /// The state of a run, for a progress display.
@@ -61,6 +61,8 @@ pub struct Progress {
     pub held_out: Option<f64>,
     /// Bytes trained on per second.
     pub speed: f64,
+    /// Other machines that take part.
+    pub workers: usize,
 }
 
 /// The result of a run.
@@ -111,6 +113,10 @@ pub fn train(
     if goal.resume.is_none() {
         run.save_checkpoint()?;
     }
+    if let Some(workers) = goal.workers {
+        workers.wait(stop);
+        run.start = Instant::now();
+    }
     let mut saved = Instant::now();
     let trained = loop {
         let done = run.done();
@@ -142,6 +148,7 @@ pub fn train(
             saved = Instant::now();
         }
     };
+    goal.workers.inspect(|workers| workers.end());
     metrics.plot()?;
     // What was trained is in place before anything else can fail.
     let mut model = run.save_model()?;
@@ -210,12 +217,7 @@ impl<'a> Run<'a> {
             }
             None => State::default(),
         };
-        let tensors: HashMap<String, Tensor> = params
-            .iter()
-            .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
-            .collect();
-        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let model = CompressiveTransformer::new(&config, weights)?;
+        let model = model_of(&config, &params)?;
         let limits = (goal.plan.steps, goal.plan.minutes);
         Ok(Run {
             settings,
@@ -271,6 +273,7 @@ impl<'a> Run<'a> {
             train: self.state.recent / f64::from(self.state.losses.max(1)),
             held_out: self.state.held_out,
             speed: self.state.step as f64 * bytes as f64 / self.seconds(),
+            workers: self.goal.workers.map_or(0, Workers::count),
         }
     }
 
@@ -354,17 +357,23 @@ impl<'a> Run<'a> {
 
     /// Mean loss of a step's segments and its gradient, in the order of `params`.
     ///
-    /// Segments are differentiated one by one, on all threads, and summed in their order: the result does not depend on the number of
-    /// threads, and a segment's tensors fit the caches.
+    /// Segments are differentiated one by one, on all threads and machines, and summed in their order: the result does not depend on
+    /// their number, and a segment's tensors fit the caches.
     fn gradients(&self) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
         let size = self.settings.training.batch_size;
         let first = self.state.step * size as u64;
-        let parts = (0..size as u64)
-            .into_par_iter()
-            .map(|i| self.gradient(first + i))
-            .collect::<Result<Vec<_>, TrainError>>()?;
-        let mean = parts.iter().map(|(loss, _)| loss).sum::<f64>() / size as f64;
-        let mut parts = parts.into_iter().map(|(_, grads)| grads);
+        let (seed, window) = (self.goal.plan.seed, &self.settings.dataset);
+        let segment = |index| self.corpus.segment(&self.config, window, seed, index);
+        let local = |segment: &_| Ok(gradient(&self.model, &self.params, segment)?);
+        let parts: Vec<Gradient> = match self.goal.workers {
+            Some(workers) => workers.gradients(&self.params, (first, size), &segment, &local)?,
+            None => (first..first + size as u64)
+                .into_par_iter()
+                .map(|index| local(&segment(index)?))
+                .collect::<Result<_, TrainError>>()?,
+        };
+        let mean = parts.iter().map(|part| part.loss).sum::<f64>() / size as f64;
+        let mut parts = parts.into_iter().map(|part| part.values);
         let mut sum = parts.next().unwrap_or_default();
         for part in parts {
             for (sum, part) in sum.iter_mut().zip(part) {
@@ -373,22 +382,6 @@ impl<'a> Run<'a> {
         }
         sum.iter_mut().flatten().for_each(|g| *g /= size as f32);
         Ok((mean, sum))
-    }
-
-    /// Loss of one segment and its gradient.
-    fn gradient(&self, index: u64) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
-        let (seed, window) = (self.goal.plan.seed, &self.settings.dataset);
-        let segment = self.corpus.segment(&self.config, window, seed, index)?;
-        let logits = self.model.forward(&segment.features, 1)?;
-        let loss = bits_per_byte(&logits, &segment.targets)?;
-        let grads = loss.backward()?;
-        let of = |var: &Var| match grads.get(var) {
-            Some(g) => g.flatten_all()?.to_vec1::<f32>(),
-            None => Ok(vec![0.0; var.elem_count()]),
-        };
-        let grads = self.params.values().map(of);
-        let grads = grads.collect::<candle_core::Result<Vec<_>>>()?;
-        Ok((f64::from(loss.to_scalar::<f32>()?), grads))
     }
 }
 

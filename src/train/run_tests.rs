@@ -86,6 +86,7 @@ impl Place {
             init,
             resume,
             log: Some(&log),
+            workers: None,
         };
         let stop = || polls.fetch_add(1, Ordering::Relaxed) >= stop_after;
         train(&self.settings, &self.corpus, &goal, &stop, &mut |_| ())
@@ -240,6 +241,7 @@ fn a_run_does_not_go_on_from_what_is_not_its_own() {
             init: None,
             resume: Some(&checkpoint),
             log: None,
+            workers: None,
         };
         let stop = || unreachable!("no step is tried");
         train(&place.settings, &place.corpus, &goal, &stop, &mut |_| ()).unwrap_err()

@@ -17,3 +17,4 @@ mod starts;
 mod stat;
 mod train;
 mod verify;
+mod workers;

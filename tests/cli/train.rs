@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::*;
 
-const YAML: &str = "\
+pub(crate) const YAML: &str = "\
 model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}
 compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}
 dataset: {window_size: 64, stride: 32}
@@ -20,10 +20,10 @@ training: {batch_size: 2, learning_rate: 0.01, warmup_steps: 5}
 ";
 
 /// A configuration and data to learn from.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tiny.yaml"), YAML).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
@@ -34,12 +34,12 @@ impl Place {
         Place(dir)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// A run over `data` that leaves its profile at `out`.
-    fn train(&self, out: &str, steps: u32) -> Command {
+    pub(crate) fn train(&self, out: &str, steps: u32) -> Command {
         self.train_on(&self.path("data"), &self.path(out), steps)
     }
 
@@ -54,12 +54,12 @@ impl Place {
         command
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
     }
 
     /// What is there besides what [`Place::new`] made.
-    fn left(&self) -> Vec<String> {
+    pub(crate) fn left(&self) -> Vec<String> {
         let mut names = names_in(self.0.path());
         names.retain(|name| name != "data" && name != "tiny.yaml");
         names

@@ -2,12 +2,13 @@
 
 mod inputs;
 mod summary;
+pub(super) mod worker;
 
 use super::{Cancel, CliError, Outcome, print, print_json, show_bytes, warn};
 use crate::engine::Model;
 use crate::profiles;
 use crate::store::models::{MAX_MODEL_BYTES, read_bounded};
-use crate::train::{self, Checkpoint, Corpus, Goal, Plan, Progress, Settings, TrainError};
+use crate::train::{self, Checkpoint, Corpus, Goal, Plan, Progress, Settings, TrainError, Workers};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -24,7 +25,9 @@ use std::time::Duration;
     vortex-fs train --data /data/plant7 --config configs/fast.yaml --out plant7.safetensors --minutes 30\n  \
     vortex-fs train --data /data/archive --config configs/fast.yaml --init fast --out plant7.safetensors --minutes 10\n  \
     vortex-fs train --data /data/plant7 --config configs/fast.yaml --out plant7.safetensors \\\n    \
-    --resume plant7.safetensors.checkpoint             after an interruption")]
+    --resume plant7.safetensors.checkpoint             after an interruption\n  \
+    vortex-fs train --data /data/plant7 --config big.yaml --out plant7.safetensors --listen 10.0.0.1:7070\n      \
+    and on other machines: vortex-fs train-worker 10.0.0.1:7070")]
 pub(crate) struct Args {
     /// Files, directories, patterns and archives to learn from
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
@@ -57,6 +60,13 @@ pub(crate) struct Args {
     /// Write metrics.jsonl and metrics.csv, a line every 20 steps, and metrics.svg, a plot of them, to this directory
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
+    /// Let other machines take part that run `vortex-fs train-worker ADDRESS:PORT`; they come and go at any time. Whoever reaches this
+    /// address can see and spoil the training
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Begin when so many workers are there
+    #[arg(long, value_name = "N", requires = "listen", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -87,8 +97,15 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     let corpus = Corpus::new(found.inputs, settings.dataset.window_size).map_err(explain)?;
     let cancel = Cancel::on_signals()
         .map_err(|e| CliError::failed(format!("can not handle signals: {e}")))?;
+    let workers = match &args.listen {
+        Some(address) => Some(listen(address, &args, &settings)?),
+        None => None,
+    };
     if !args.json {
         announce(&settings, &corpus)?;
+        if let Some(workers) = &workers {
+            print(format_args!("workers are let in at {}", workers.address()))?;
+        }
     }
     let mut checkpoint = args.out.clone().into_os_string();
     checkpoint.push(".checkpoint");
@@ -101,6 +118,7 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         init: init.as_deref(),
         resume: resume.as_ref(),
         log: args.log.as_deref(),
+        workers: workers.as_ref(),
     };
     let bar = bar();
     let mut watch = |p: Progress| show(&bar, p);
@@ -127,6 +145,14 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
         (true, false) => Outcome::Partial,
         (true, true) => Outcome::Good,
     })
+}
+
+fn listen(address: &str, args: &Args, settings: &Settings) -> Result<Workers, CliError> {
+    let workers = Workers::listen(address, settings).map_err(|e| {
+        CliError::failed(e.to_string())
+            .remedy("name an address of this machine and a port that is free, as in 10.0.0.1:7070")
+    })?;
+    Ok(workers.at_least(args.workers.unwrap_or(0).into()))
 }
 
 fn announce(settings: &Settings, corpus: &Corpus) -> Result<(), CliError> {
@@ -252,8 +278,12 @@ fn show(bar: &ProgressBar, p: Progress) {
     let held_out = p
         .held_out
         .map_or(String::new(), |h| format!(", held out {h:.3}"));
+    let workers = match p.workers {
+        0 => String::new(),
+        n => format!(", {n} workers"),
+    };
     bar.set_message(format!(
-        "step {}, {:.3} bits/byte{held_out}, {}/s",
+        "step {}, {:.3} bits/byte{held_out}{workers}, {}/s",
         p.step,
         p.train,
         show_bytes(p.speed as u64)

@@ -1,0 +1,347 @@
+//! Runs with workers that work, come late, go, lie and say nothing; and workers of such leaders.
+
+use super::wire::{self, ALIVE, HELLO, JOB, REFUSED, RESULT};
+use super::*;
+use crate::train::gradient::{Gradient, gradient, model_of};
+use crate::train::{Corpus, Goal, Input, Plan, Settings, Summary, TrainError, train};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const YAML: &str = "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
+    compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
+    dataset: {window_size: 64, stride: 32}\n\
+    training: {batch_size: 12, learning_rate: 0.01, warmup_steps: 5}\n";
+const STEPS: u64 = 30;
+const SEGMENT: usize = 64 * 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn settings() -> Settings {
+    Settings::parse(YAML).unwrap()
+}
+
+fn corpus(dir: &Path) -> Corpus {
+    let text: Vec<u8> = b"time=17:00:01 state=ok temperature=21\n".repeat(20);
+    let inputs = (0..10).map(|i| {
+        let path = dir.join(format!("data{i}.log"));
+        std::fs::write(&path, &text).unwrap();
+        Input {
+            path,
+            len: text.len() as u64,
+            decoder: None,
+        }
+    });
+    Corpus::new(inputs.collect(), 64).unwrap()
+}
+
+fn listen() -> Workers {
+    Workers::with_patience("127.0.0.1:0", &settings(), PATIENCE).unwrap()
+}
+
+/// A run; its result, and the profile that it made.
+fn run(workers: Option<&Workers>) -> (Result<Summary, TrainError>, Vec<u8>) {
+    run_until(workers, &|| false)
+}
+
+fn run_until(
+    workers: Option<&Workers>,
+    stop: &dyn Fn() -> bool,
+) -> (Result<Summary, TrainError>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, checkpoint) = (dir.path().join("out"), dir.path().join("checkpoint"));
+    let goal = Goal {
+        out: &out,
+        checkpoint: &checkpoint,
+        checkpoint_every: Duration::from_secs(3600),
+        plan: Plan {
+            seed: 3,
+            steps: Some(STEPS),
+            minutes: None,
+        },
+        init: None,
+        resume: None,
+        log: None,
+        workers,
+    };
+    let result = train(&settings(), &corpus(dir.path()), &goal, stop, &mut |_| ());
+    (result, std::fs::read(&out).unwrap_or_default())
+}
+
+fn worker_of(workers: &Workers) -> JoinHandle<Result<Done, TrainError>> {
+    let address = workers.address().to_string();
+    thread::spawn(move || work(&address, PATIENCE, &mut |_| ()))
+}
+
+#[test]
+fn whoever_computes_the_file_is_the_same() {
+    let alone = run(None).1;
+    assert!(!alone.is_empty());
+    for count in 1..=3 {
+        let workers = listen().at_least(count);
+        let there: Vec<_> = (0..count).map(|_| worker_of(&workers)).collect();
+        let (summary, file) = run(Some(&workers));
+        assert!(summary.unwrap().complete && file == alone, "{count}");
+        let done: Vec<Done> = there
+            .into_iter()
+            .map(|t| t.join().unwrap().unwrap())
+            .collect();
+        let segments: u64 = done.iter().map(|d| d.segments).sum();
+        // The leader's own threads take some as well.
+        assert!((1..12 * STEPS).contains(&segments), "{done:?}");
+        assert!(
+            done.iter()
+                .all(|d| d.bytes == 64 * d.segments && d.jobs <= d.segments)
+        );
+    }
+}
+
+#[test]
+fn who_comes_late_takes_part_and_a_stop_sends_it_home() {
+    let workers = listen();
+    let (polls, late) = (AtomicU32::new(0), std::cell::OnceCell::new());
+    let stop = || {
+        if polls.fetch_add(1, Ordering::Relaxed) < 3 {
+            return false;
+        }
+        late.get_or_init(|| worker_of(&workers));
+        workers.count() > 0
+    };
+    // Steps go on until it is there.
+    let (summary, _) = run_until(Some(&workers), &stop);
+    let complete = summary.unwrap().complete;
+    drop(workers);
+    let came = late.into_inner().unwrap().join().unwrap();
+    // On a busy machine the run may be over before it came.
+    assert!(complete || came.is_ok(), "{came:?}");
+}
+
+/// A connection that was greeted as a worker's with a thousand threads.
+fn greeted(workers: &Workers) -> TcpStream {
+    let mut stream = TcpStream::connect(workers.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&hello(wire::version())).unwrap();
+    stream
+}
+
+fn hello(version: &str) -> Vec<u8> {
+    let mut hello = HELLO.to_vec();
+    hello.extend(1000u16.to_le_bytes());
+    hello.extend((version.len() as u16).to_le_bytes());
+    hello.extend(version.as_bytes());
+    hello
+}
+
+/// Reads the welcome and one job; how many segments it has.
+fn take_job(stream: &mut TcpStream) -> usize {
+    assert_eq!(wire::read_array(stream).unwrap(), HELLO);
+    wire::read_text(stream).unwrap();
+    assert_eq!(wire::read_array(stream).unwrap(), [JOB, 1]);
+    let count = u32::from_le_bytes(wire::read_array(stream).unwrap()) as usize;
+    let mut rest = vec![0; 4 * parameters() + count * SEGMENT];
+    stream.read_exact(&mut rest).unwrap();
+    count
+}
+
+fn parameters() -> usize {
+    let shapes = crate::engine::tensor_shapes(&settings().config());
+    shapes
+        .iter()
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum()
+}
+
+#[test]
+fn what_a_worker_took_and_did_not_bring_is_computed_here() {
+    let alone = run(None).1;
+    let whole = |count: usize| count * (8 + 4 * parameters());
+    type Answer<'a> = &'a (dyn Fn(usize) -> Vec<u8> + Sync);
+    let answers: [Answer<'_>; 5] = [
+        // Gone at once; gone in the middle of the last gradient; something else; alive only.
+        &|_| vec![],
+        &|count| [vec![RESULT], vec![0; whole(count) - 1]].concat(),
+        &|_| vec![7],
+        &|_| vec![ALIVE; 100],
+        &|_| b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ];
+    for answer in answers {
+        let workers = listen().at_least(1);
+        let mut stream = greeted(&workers);
+        let file = thread::scope(|scope| {
+            scope.spawn(move || {
+                let count = take_job(&mut stream);
+                stream.write_all(&answer(count)).unwrap();
+            });
+            run(Some(&workers)).1
+        });
+        assert!(file == alone);
+    }
+}
+
+#[test]
+fn who_says_nothing_is_waited_for_no_longer_than_it_may() {
+    let silence = Duration::from_millis(300);
+    let workers = Workers::with_patience("127.0.0.1:0", &settings(), silence).unwrap();
+    let workers = workers.at_least(1);
+    let mut silent = greeted(&workers);
+    let (_, file) = thread::scope(|scope| {
+        let asked = scope.spawn(|| take_job(&mut silent));
+        let made = run(Some(&workers));
+        assert!(asked.join().unwrap() > 0);
+        made
+    });
+    assert!(file == run(None).1);
+}
+
+#[test]
+fn strangers_and_other_versions_are_no_workers() {
+    let workers = listen();
+    let mut strangers: Vec<TcpStream> = (0..30)
+        .map(|i| {
+            let mut stream = TcpStream::connect(workers.address()).unwrap();
+            match i % 3 {
+                0 => stream.write_all(&[i; 100]).unwrap(),
+                1 => stream.write_all(&HELLO[..5]).unwrap(),
+                _ => {}
+            }
+            stream
+        })
+        .collect();
+    assert!(run(Some(&workers)).0.unwrap().complete);
+    strangers.clear();
+
+    let workers = listen().at_least(1);
+    let mut other = TcpStream::connect(workers.address()).unwrap();
+    other.write_all(&hello("0.0.0-other")).unwrap();
+    let good = worker_of(&workers);
+    let text = thread::scope(|scope| {
+        let asked = scope.spawn(move || {
+            assert_eq!(wire::read_array(&mut other).unwrap(), REFUSED);
+            wire::read_text(&mut other).unwrap()
+        });
+        assert!(run(Some(&workers)).0.unwrap().complete);
+        asked.join().unwrap()
+    });
+    assert!(text.contains(wire::version()), "{text}");
+    good.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_segment_that_can_not_be_read_ends_the_step_and_no_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let (corpus, settings) = (corpus(dir.path()), settings());
+    let config = settings.config();
+    let params = crate::model::initial(&config, 1).unwrap();
+    let model = model_of(&config, &params).unwrap();
+    let workers = listen().at_least(1);
+    let there = worker_of(&workers);
+    workers.wait(&|| false);
+    let segment = |index| match index {
+        7 => Err(TrainError::Shorter {
+            path: "gone".into(),
+        }),
+        _ => corpus.segment(&config, &settings.dataset, 1, index),
+    };
+    let local =
+        |segment: &_| -> Result<Gradient, TrainError> { Ok(gradient(&model, &params, segment)?) };
+    let failed = workers.gradients(&params, (0, 12), &segment, &local);
+    assert!(matches!(failed, Err(TrainError::Shorter { .. })));
+    let good = workers
+        .gradients(&params, (8, 12), &segment, &local)
+        .unwrap();
+    assert_eq!(good.len(), 12);
+    for (index, gradient) in (8..).zip(good) {
+        assert_eq!(gradient, local(&segment(index).unwrap()).unwrap());
+    }
+    drop(workers);
+    there.join().unwrap().unwrap();
+}
+
+/// What a worker says of a leader that answers with these bytes and then closes the connection.
+fn work_for(answer: &[u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; 12];
+            stream.read_exact(&mut hello).unwrap();
+            stream.write_all(answer).unwrap();
+            // What it still says is read: otherwise closing would take back what was sent.
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let error = work(&address, PATIENCE, &mut |_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&address) && !error.contains('\n'),
+            "{error}"
+        );
+        error
+    })
+}
+
+#[test]
+fn a_worker_tells_a_leader_that_is_none_in_one_line() {
+    let text = |kind: [u8; 8], text: &str| {
+        let mut bytes = kind.to_vec();
+        wire::write_text(&mut bytes, text).unwrap();
+        bytes
+    };
+    let config = serde_json::to_string(&settings().config()).unwrap();
+    let welcome = |window: usize| {
+        let json = format!("{{\"config\":{config},\"window\":{window}}}");
+        text(HELLO, &json)
+    };
+    let long = [&HELLO[..], &u32::MAX.to_le_bytes()].concat();
+    let odd = config.replace("\"d_model\":32", "\"d_model\":33");
+    assert_ne!(odd, config);
+    let odd = text(HELLO, &format!("{{\"config\":{odd},\"window\":64}}"));
+    for (answer, says) in [
+        (&b"HTTP/1.1 400 Bad Request"[..], "is no training run"),
+        (b"", "is no training run: it closed the connection"),
+        (&long, "is no training run"),
+        (&text(HELLO, "{}"), "is no training run"),
+        (&odd, "is no training run: its configuration is not valid"),
+        (&welcome(0), "configuration is not valid"),
+        (&welcome(1 << 40), "configuration is not valid"),
+        (&text(REFUSED, "full"), "refuses: full"),
+        (&welcome(64), "the run is lost: it closed the connection"),
+    ] {
+        let said = work_for(answer);
+        assert!(said.contains(says), "{said}");
+    }
+    let job = |flag: u8, count: u32| [&[JOB, flag][..], &count.to_le_bytes()].concat();
+    for (after, says) in [
+        (vec![9], "asks for something else"),
+        (job(2, 1), "job is not valid"),
+        (job(1, 0), "job is not valid"),
+        (job(0, u32::MAX), "job is not valid"),
+        (job(1, 1), "it closed the connection"),
+    ] {
+        let said = work_for(&[welcome(64), after].concat());
+        assert!(
+            said.contains(says) && said.contains("the run is lost"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_address_that_nobody_listens_on_or_that_is_none_is_an_error() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    for (address, wait) in [(&*address, 300), ("nowhere", 0), ("127.0.0.1:x", 0)] {
+        let error = work(address, Duration::from_millis(wait), &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains("can not be reached"), "{error}");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let _held = TcpListener::bind(&taken);
+    assert!(Workers::listen("nowhere", &settings()).is_err());
+}
