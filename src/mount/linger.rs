@@ -327,6 +327,8 @@ mod tests {
             let mut byte = [0];
             while !answering.is_finished() {
                 kernel.write_all(&[1]).unwrap();
+                // On one core the other one sees it only now.
+                thread::sleep(Duration::from_micros(50));
                 let device = linger.device.get().unwrap();
                 rustix::io::read(device, &mut byte).unwrap();
                 thread::sleep(Duration::from_micros(50));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vortex_fs::fs::{Caller, Fs, FsError, FsOptions, NodeId, RenameFlags};
 use vortex_fs::store::{Access, Archive};
@@ -191,6 +191,16 @@ fn synced_content_survives_power_loss() {
                 }
             });
             std::thread::sleep(Duration::from_millis(300 + 150 * round));
+            // A disk that is busy with others may take a while to the first promise.
+            let synced = || synced.iter().any(|s| s.load(Ordering::SeqCst) > 0);
+            let begun = Instant::now();
+            while !synced() || new.load(Ordering::SeqCst) == 0 {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(60),
+                    "nothing is synced"
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
             disk.pull_the_plug();
             stop.store(true, Ordering::SeqCst);
         });

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::support::{Archive, kill, ok, sh, telemetry, vortex, wait_gone};
+use vortex_fs::pack::client;
+
+use super::support::{Archive, kill, ok, sh, telemetry, vortex, wait_gone, wait_until};
 
 fn verified(archive: &Archive) {
     ok(vortex().arg("verify").arg(archive.backing()));
@@ -73,6 +75,9 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
     for i in 0..12u64 {
         fs::write(archive.at(&format!("f{i}")), telemetry(30_000, i)).unwrap();
     }
+    // So that there is something left to do after the longest delay.
+    let large = telemetry(3_000_000, 99);
+    fs::write(archive.at("large"), &large).unwrap();
     archive.remount(&[]);
     for delay in [5, 60, 250, 700] {
         let mut pack = Command::new(env!("CARGO_BIN_EXE_vortex-fs"));
@@ -82,6 +87,10 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
+        wait_until("the daemon to pack", || {
+            let now = client::status(&archive.backing()).expect("a daemon");
+            now.packing.jobs == 1
+        });
         sleep(Duration::from_millis(delay));
         archive.crash();
         assert!(
@@ -89,6 +98,7 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
             "the client hears of it"
         );
         archive.mount(&[]);
+        assert!(fs::read(archive.at("large")).unwrap() == large);
         for i in 0..12u64 {
             assert!(
                 fs::read(archive.at(&format!("f{i}"))).unwrap() == telemetry(30_000, i),

@@ -1,6 +1,7 @@
 //! The background packer: what it picks, when it works, and what it never does.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -59,12 +60,11 @@ fn files_that_are_open_for_writing_or_were_just_written_are_left_alone() {
     };
     archive.mount(&IDLE);
     let content = telemetry(40_000, 1);
-    put(&archive, "written", &content);
+    // It stays open from the beginning.
+    let mut writer = File::create(archive.at("written")).unwrap();
+    writer.write_all(&content).unwrap();
+    writer.sync_all().unwrap();
     put(&archive, "read", &content);
-    let writer = File::options()
-        .write(true)
-        .open(archive.at("written"))
-        .unwrap();
     let reader = File::open(archive.at("read")).unwrap();
     let fresh = blocks(&archive, "written");
     until("the file that is only read", || {

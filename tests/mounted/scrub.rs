@@ -168,6 +168,9 @@ fn it_goes_on_where_it_was_and_rests_until_it_is_due() {
     let finished = status(&archive).finished;
     archive.umount();
     archive.mount(&["--scrub", "1000"]);
+    until("it knows of the last pass", || {
+        status(&archive).finished.is_some()
+    });
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(
         status(&archive).finished,

@@ -1,6 +1,7 @@
 //! Many threads on one file, and on one file system.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::*;
 use crate::fs::sync::lock;
@@ -33,6 +34,7 @@ fn busy(m: &Mounted, both_ways: bool) {
             scope.spawn(move || {
                 let fh = m.open("a", RDWR);
                 let mut round = 1u64;
+                let mut rested = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
                     // Each writer has regions of its own, in the same blocks as the other's.
                     let region = (round * 7 + writer) % (last.len() as u64 / 2) * 2 + writer;
@@ -42,8 +44,9 @@ fn busy(m: &Mounted, both_ways: bool) {
                     last[region as usize].store(u64::from(byte), Ordering::SeqCst);
                     if round.is_multiple_of(64) {
                         m.fs.fsync(fh, true).unwrap();
-                        // Long enough for a swap to succeed now and then.
-                        std::thread::sleep(Duration::from_millis(100));
+                        // Long enough for a swap to succeed now and then, also on a slow machine.
+                        std::thread::sleep(Duration::from_millis(100) + rested.elapsed());
+                        rested = Instant::now();
                     }
                     round += 1;
                 }
@@ -104,7 +107,13 @@ fn busy(m: &Mounted, both_ways: bool) {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        std::thread::sleep(Duration::from_millis(1500));
+        let begun = Instant::now();
+        let enough = || done.load(Ordering::Relaxed) > 100 && swapped.load(Ordering::Relaxed) > 0;
+        while begun.elapsed() < Duration::from_millis(1500)
+            || !enough() && begun.elapsed() < Duration::from_secs(60)
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         stop.store(true, Ordering::Relaxed);
     });
     assert!(done.into_inner() > 100);

@@ -44,7 +44,7 @@ fn read_all(m: &Mounted, content: &[u8]) {
 /// Waits, but not for ever: what is not kept is no failure.
 fn wait(done: impl Fn() -> bool) {
     let begun = Instant::now();
-    while !done() && begun.elapsed() < Duration::from_secs(2) {
+    while !done() && begun.elapsed() < Duration::from_secs(6) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -187,7 +187,8 @@ fn directories_with_names_to_sync_are_bounded_and_are_synced_without_being_asked
 
 #[track_caller]
 fn until(what: &str, mut true_now: impl FnMut() -> bool) {
-    for _ in 0..200 {
+    // To sync a file system takes as long as all that others have written to it.
+    for _ in 0..2400 {
         if true_now() {
             return;
         }
@@ -243,7 +244,9 @@ fn a_file_with_several_new_names_is_forgotten_only_when_they_are_synced() {
     let keys = [0, 1].map(|n: usize| m.fs.node(dirs[n]).unwrap().backing().unwrap().key);
     m.fs.forget(file, 2);
     if let Ok(node) = m.fs.node(file) {
-        assert_eq!(lock(&node.new_in).len(), 2);
+        let new = lock(&node.new_in).len();
+        // Or both were synced just now.
+        assert!(new == 2 || new == 0, "{new}");
     }
     until("it is forgotten", || m.fs.node(file).is_err());
     for key in keys {

@@ -115,7 +115,9 @@ fn pages_in_memory(path: &Path) -> Vec<bool> {
     let file = std::fs::File::open(path).unwrap();
     // SAFETY: nobody changes the file.
     let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
-    let mut pages = vec![0u8; map.len().div_ceil(4096)];
+    // SAFETY: only a question.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let mut pages = vec![0u8; map.len().div_ceil(page)];
     // SAFETY: the map begins at a page, and there is a byte for each of its pages.
     let rc = unsafe {
         libc::mincore(
@@ -152,7 +154,7 @@ fn mounted_cold(m: Mounted, access: Access, suffix: &str) -> Option<Mounted> {
                 break;
             }
             if begun.elapsed() > Duration::from_secs(5) {
-                eprintln!("not tried: {} stays in memory", path.display());
+                println!("skipped: {} stays in memory", path.display());
                 return None;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -165,7 +167,7 @@ fn mounted_cold(m: Mounted, access: Access, suffix: &str) -> Option<Mounted> {
     let begun = Instant::now();
     while !is_fetched(&path) {
         if begun.elapsed() > Duration::from_secs(5) {
-            eprintln!("not tried: {} is not fetched", path.display());
+            println!("skipped: {} is not fetched", path.display());
             return None;
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -238,7 +240,7 @@ fn large_files(suffix: &str) -> Option<(Mounted, Vec<u8>)> {
     let mut byte = [0];
     let into = &mut [std::io::IoSliceMut::new(&mut byte)];
     if rustix::io::preadv2(&file, into, 0, rustix::io::ReadWriteFlags::NOWAIT) != Ok(1) {
-        eprintln!("not tried: {} can not be asked", path.display());
+        println!("skipped: {} can not be asked", path.display());
         return None;
     }
     Some((m, content))
