@@ -113,7 +113,9 @@ pub fn train(
     if goal.resume.is_none() {
         run.save_checkpoint()?;
     }
-    if let Some(workers) = goal.workers {
+    if let Some(workers) = goal.workers
+        && run.done() < 1.0
+    {
         workers.wait(stop);
         run.start = Instant::now();
     }
@@ -127,7 +129,7 @@ pub fn train(
             run.save_checkpoint()?;
             break false;
         }
-        let (rate, norm) = run.step(done)?;
+        let (rate, norm) = run.step(done, stop)?;
         let evaluate = done * EVALUATIONS >= f64::from(run.state.evaluations + 1);
         if evaluate {
             run.state.evaluations = (done * EVALUATIONS) as u32;
@@ -252,12 +254,12 @@ impl<'a> Run<'a> {
     }
 
     /// One step; its learning rate and the norm of its gradient.
-    fn step(&mut self, done: f64) -> Result<(f64, f32), TrainError> {
+    fn step(&mut self, done: f64, stop: &dyn Fn() -> bool) -> Result<(f64, f32), TrainError> {
         let t = &self.settings.training;
         let warm = ((self.state.step + 1) as f64 / t.warmup_steps.max(1) as f64).min(1.0);
         // Cosine from the full rate to a fiftieth of it.
         let rate = t.learning_rate * warm * (0.51 + 0.49 * (std::f64::consts::PI * done).cos());
-        let (loss, grads) = self.gradients()?;
+        let (loss, grads) = self.gradients(stop)?;
         let norm = self.optimiser.step(&self.params, grads, rate)?;
         self.state.step += 1;
         self.state.recent += loss;
@@ -359,14 +361,16 @@ impl<'a> Run<'a> {
     ///
     /// Segments are differentiated one by one, on all threads and machines, and summed in their order: the result does not depend on
     /// their number, and a segment's tensors fit the caches.
-    fn gradients(&self) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
+    fn gradients(&self, stop: &dyn Fn() -> bool) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
         let size = self.settings.training.batch_size;
         let first = self.state.step * size as u64;
         let (seed, window) = (self.goal.plan.seed, &self.settings.dataset);
         let segment = |index| self.corpus.segment(&self.config, window, seed, index);
         let local = |segment: &_| Ok(gradient(&self.model, &self.params, segment)?);
         let parts: Vec<Gradient> = match self.goal.workers {
-            Some(workers) => workers.gradients(&self.params, (first, size), &segment, &local)?,
+            Some(workers) => {
+                workers.gradients(&self.params, (first, size), &segment, &local, stop)?
+            }
             None => (first..first + size as u64)
                 .into_par_iter()
                 .map(|index| local(&segment(index)?))

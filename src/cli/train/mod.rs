@@ -103,8 +103,12 @@ pub(crate) fn run(args: Args) -> Result<Outcome, CliError> {
     };
     if !args.json {
         announce(&settings, &corpus)?;
-        if let Some(workers) = &workers {
-            print(format_args!("workers are let in at {}", workers.address()))?;
+    }
+    if let Some(workers) = &workers {
+        let line = format!("workers are let in at {}", workers.address());
+        match args.json {
+            true => warn(line),
+            false => print(line)?,
         }
     }
     let mut checkpoint = args.out.clone().into_os_string();

@@ -7,26 +7,34 @@ use crate::train::gradient::Gradient;
 use crate::train::{Settings, TrainError};
 use rayon::prelude::*;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a worker may be silent or not take what it is sent. It says every few seconds that it is alive.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long each part of a greeting may take.
+/// When all else of a step is done, a worker may take so many times [`SILENCE`], and so many times what the rest of the step took.
+const PATIENCE: (u32, u32) = (4, 20);
+/// How long one is waited for after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a greeting may take.
 const GREETING: Duration = Duration::from_secs(10);
+/// Bytes of a version's name, at most.
+const MAX_VERSION: u16 = 64;
+/// Bits per byte that a model can say of anything, at most.
+const MAX_LOSS: f64 = 1e7;
 /// Pause between two looks whether somebody came.
 const LOOK: Duration = Duration::from_millis(20);
-/// Greetings under way, at most: others wait.
-const GREETINGS: usize = 16;
-/// Workers, at most.
+/// Workers, at most, with those that are being greeted. Others wait.
 const MOST: usize = 256;
 
 /// The workers of a run.
 pub struct Workers {
-    listener: TcpListener,
+    /// None when the run is over.
+    listener: Mutex<Option<TcpListener>>,
     address: SocketAddr,
     least: usize,
     shared: Arc<Shared>,
@@ -36,7 +44,8 @@ struct Shared {
     /// What a worker is told about the run.
     welcome: String,
     peers: Mutex<Vec<Peer>>,
-    greetings: AtomicUsize,
+    /// Workers and those who may become some.
+    places: Arc<AtomicUsize>,
     ended: AtomicBool,
     /// Lengths of the parameters.
     lens: Vec<usize>,
@@ -48,6 +57,30 @@ struct Peer {
     from: SocketAddr,
     stream: BufReader<TcpStream>,
     threads: usize,
+    _place: Place,
+}
+
+/// One of the [`MOST`] places.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Reads until a moment, however slowly something comes.
+struct Until<'a>(&'a TcpStream, Instant);
+
+impl Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.0.set_read_timeout(Some(left))?;
+        self.0.read(into)
+    }
 }
 
 /// The segments of a step.
@@ -95,12 +128,12 @@ impl Workers {
         lens.sort();
         Ok(Workers {
             address: listener.local_addr().map_err(remote)?,
-            listener,
+            listener: Mutex::new(Some(listener)),
             least: 0,
             shared: Arc::new(Shared {
                 welcome,
                 peers: Mutex::default(),
-                greetings: AtomicUsize::new(0),
+                places: Arc::default(),
                 ended: AtomicBool::new(false),
                 lens: lens.into_iter().map(|(_, len)| len).collect(),
                 silence,
@@ -128,6 +161,8 @@ impl Workers {
     /// The gradients of `count` segments from number `first` on, in their order. Those that `local` computes are computed on this machine's
     /// threads.
     ///
+    /// No worker is waited for much longer once `stop` says so.
+    ///
     /// # Errors
     /// Those of `segment` and `local`. A worker that fails is none.
     pub(in crate::train) fn gradients(
@@ -136,7 +171,9 @@ impl Workers {
         (first, count): (u64, usize),
         segment: &(dyn Fn(u64) -> Result<Segment, TrainError> + Sync),
         local: &(dyn Fn(&Segment) -> Result<Gradient, TrainError> + Sync),
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Gradient>, TrainError> {
+        let begun = Instant::now();
         self.let_in();
         let peers = std::mem::take(&mut *lock(&self.shared.peers));
         let step = Step {
@@ -156,24 +193,31 @@ impl Workers {
             Err(error) => step.fail(error),
         };
         let stayed: Vec<Peer> = std::thread::scope(|scope| {
-            let serve = |mut peer: Peer| {
-                let (step, shared) = (&step, &*self.shared);
-                scope.spawn(move || match peer.serve(step, shared, machines) {
-                    Ok(()) => Some(peer),
-                    Err(error) => {
-                        let why = match error.kind() {
-                            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                                format!("it says nothing for {} s", shared.silence.as_secs())
-                            }
-                            ErrorKind::UnexpectedEof => "it is gone".to_owned(),
-                            _ => error.to_string(),
-                        };
-                        log::warn!("training goes on without worker {}: {why}", peer.from);
-                        None
+            // It ends when all have let go of it.
+            let (serving, served) = channel::<()>();
+            let mut lines = Vec::new();
+            let mut threads = Vec::new();
+            for mut peer in peers {
+                let (step, shared, serving) = (&step, &*self.shared, serving.clone());
+                lines.extend(peer.stream.get_ref().try_clone());
+                let serve = move || {
+                    let result = peer.serve(step, shared, machines);
+                    drop(serving);
+                    match result {
+                        Ok(()) => Some(peer),
+                        Err(error) => {
+                            let why = shared.why(&error);
+                            log::warn!("training goes on without worker {}: {why}", peer.from);
+                            None
+                        }
                     }
-                })
-            };
-            let serving: Vec<_> = peers.into_iter().map(serve).collect();
+                };
+                match std::thread::Builder::new().spawn_scoped(scope, serve) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => log::warn!("no thread for a worker: {error}"),
+                }
+            }
+            drop(serving);
             (0..rayon::current_num_threads())
                 .into_par_iter()
                 .for_each(|_| {
@@ -181,7 +225,19 @@ impl Workers {
                         compute(taken.start);
                     }
                 });
-            serving
+            let patience = PATIENCE.0 * self.shared.silence + PATIENCE.1 * begun.elapsed();
+            let dry = Instant::now();
+            while served.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let stopped = stop() && dry.elapsed() > GRACE;
+                if stopped || dry.elapsed() > patience {
+                    // Their threads end with an error.
+                    for line in &lines {
+                        let _ = line.shutdown(Shutdown::Both);
+                    }
+                    break;
+                }
+            }
+            threads
                 .into_iter()
                 .filter_map(|thread| thread.join().ok().flatten())
                 .collect()
@@ -204,16 +260,22 @@ impl Workers {
 
     /// Waits until the run may begin, or is to stop.
     pub(in crate::train) fn wait(&self, stop: &dyn Fn() -> bool) {
-        while self.count() < self.least && !stop() {
+        loop {
             self.let_in();
+            if self.count() >= self.least || stop() {
+                return;
+            }
             std::thread::sleep(LOOK);
         }
     }
 
-    /// Greets whoever came, each on a thread of its own: a stranger that says nothing keeps nobody waiting.
+    /// Greets whoever came, each on a thread of its own: a stranger that says nothing keeps nobody waiting. Forgets who is gone.
     fn let_in(&self) {
-        while self.shared.greetings.load(Ordering::Relaxed) < GREETINGS {
-            let (stream, from) = match self.listener.accept() {
+        lock(&self.shared.peers).retain(Peer::is_there);
+        let listener = lock(&self.listener);
+        let Some(listener) = &*listener else { return };
+        while self.shared.places.load(Ordering::SeqCst) < MOST {
+            let (stream, from) = match listener.accept() {
                 Ok(came) => came,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -221,10 +283,11 @@ impl Workers {
                     return;
                 }
             };
-            self.shared.greetings.fetch_add(1, Ordering::Relaxed);
+            self.shared.places.fetch_add(1, Ordering::SeqCst);
+            let place = Place(Arc::clone(&self.shared.places));
             let shared = Arc::clone(&self.shared);
-            std::thread::spawn(move || {
-                match Peer::greet(stream, from, &shared) {
+            let greeting = std::thread::Builder::new().spawn(move || {
+                match Peer::greet(stream, from, &shared, place) {
                     Ok(peer) => {
                         log::info!("worker {from} came, with {} threads", peer.threads);
                         lock(&shared.peers).push(peer);
@@ -232,16 +295,20 @@ impl Workers {
                             shared.send_home();
                         }
                     }
-                    Err(error) => log::warn!("no worker from {from}: {error}"),
+                    Err(error) => log::warn!("no worker from {from}: {}", shared.why(&error)),
                 }
-                shared.greetings.fetch_sub(1, Ordering::Relaxed);
             });
+            if let Err(error) = greeting {
+                log::warn!("no thread for a worker: {error}");
+            }
         }
     }
 
-    /// Sends all workers home, also those that are being greeted.
+    /// Sends all workers home, also those that come just now. From now on nobody listens.
     pub(in crate::train) fn end(&self) {
         self.shared.ended.store(true, Ordering::SeqCst);
+        self.let_in();
+        lock(&self.listener).take();
         self.shared.send_home();
     }
 }
@@ -253,6 +320,15 @@ impl Shared {
             let _ = peer.stream.get_mut().write_all(&[END]);
         }
     }
+
+    /// What went wrong with a worker, in words.
+    fn why(&self, error: &io::Error) -> String {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "it says nothing".to_owned(),
+            ErrorKind::UnexpectedEof => "it is gone".to_owned(),
+            _ => error.to_string(),
+        }
+    }
 }
 
 impl Drop for Workers {
@@ -262,46 +338,48 @@ impl Drop for Workers {
 }
 
 impl Peer {
-    fn greet(stream: TcpStream, from: SocketAddr, shared: &Shared) -> io::Result<Peer> {
+    fn greet(
+        stream: TcpStream,
+        from: SocketAddr,
+        shared: &Shared,
+        place: Place,
+    ) -> io::Result<Peer> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(GREETING))?;
         stream.set_write_timeout(Some(GREETING))?;
-        let mut stream = BufReader::new(stream);
-        if read_array(&mut stream)? != HELLO {
+        let mut hello = Until(&stream, Instant::now() + GREETING);
+        if read_array(&mut hello)? != HELLO {
             return Err(bad("it is no worker of this version"));
         }
-        let threads = u16::from_le_bytes(read_array(&mut stream)?);
-        let mut version = vec![0; u16::from_le_bytes(read_array(&mut stream)?).into()];
-        stream.read_exact(&mut version)?;
-        let why = if version != wire::version().as_bytes() {
-            format!("the run is by version {} of the program", wire::version())
-        } else if lock(&shared.peers).len() >= MOST {
-            format!("the run has {MOST} workers")
-        } else {
-            String::new()
-        };
+        let threads = u16::from_le_bytes(read_array(&mut hello)?);
+        let len = u16::from_le_bytes(read_array(&mut hello)?);
+        let mut version = vec![0; len.min(MAX_VERSION).into()];
+        hello.read_exact(&mut version)?;
+        let good = version == wire::version().as_bytes();
+        let why = format!("the run is by version {} of the program", wire::version());
         let mut answer = Vec::new();
-        answer.extend(if why.is_empty() { HELLO } else { REFUSED });
-        wire::write_text(
-            &mut answer,
-            if why.is_empty() {
-                &shared.welcome
-            } else {
-                &why
-            },
-        )?;
-        stream.get_mut().write_all(&answer)?;
-        if !why.is_empty() {
+        answer.extend(if good { HELLO } else { REFUSED });
+        wire::write_text(&mut answer, if good { &shared.welcome } else { &why })?;
+        (&stream).write_all(&answer)?;
+        if !good {
             return Err(bad(&why));
         }
-        stream.get_mut().set_read_timeout(Some(shared.silence))?;
-        stream.get_mut().set_write_timeout(Some(shared.silence))?;
+        stream.set_read_timeout(Some(shared.silence))?;
+        stream.set_write_timeout(Some(shared.silence))?;
         Ok(Peer {
             from,
-            stream,
+            stream: BufReader::new(stream),
             threads: usize::from(threads).max(1),
+            _place: place,
         })
+    }
+
+    /// Whether it waits for work, as far as can be seen: unasked it says nothing.
+    fn is_there(&self) -> bool {
+        let stream = self.stream.get_ref();
+        let silent = stream.set_nonblocking(true).is_ok()
+            && (stream.peek(&mut [0])).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+        silent && self.stream.buffer().is_empty() && stream.set_nonblocking(false).is_ok()
     }
 
     /// Has the worker compute for as long as something of the step is left.
@@ -341,6 +419,9 @@ impl Peer {
         }
         let one = |_| {
             let loss = f64::from_le_bytes(read_array(&mut self.stream)?);
+            if !(0.0..=MAX_LOSS).contains(&loss) {
+                return Err(bad("its loss is none"));
+            }
             let mut values: Vec<Vec<f32>> = shared.lens.iter().map(|&len| vec![0.0; len]).collect();
             for values in &mut values {
                 wire::read_floats(&mut self.stream, values)?;

@@ -1,15 +1,16 @@
 //! Runs with workers that work, come late, go, lie and say nothing; and workers of such leaders.
 
-use super::wire::{self, ALIVE, HELLO, JOB, REFUSED, RESULT};
+use super::wire::{self, ALIVE, END, HELLO, JOB, REFUSED, RESULT};
 use super::*;
 use crate::train::gradient::{Gradient, gradient, model_of};
 use crate::train::{Corpus, Goal, Input, Plan, Settings, Summary, TrainError, train};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const YAML: &str = "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
     compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
@@ -43,10 +44,11 @@ fn listen() -> Workers {
 
 /// A run; its result, and the profile that it made.
 fn run(workers: Option<&Workers>) -> (Result<Summary, TrainError>, Vec<u8>) {
-    run_until(workers, &|| false)
+    run_of(STEPS, workers, &|| false)
 }
 
-fn run_until(
+fn run_of(
+    steps: u64,
     workers: Option<&Workers>,
     stop: &dyn Fn() -> bool,
 ) -> (Result<Summary, TrainError>, Vec<u8>) {
@@ -58,12 +60,12 @@ fn run_until(
         checkpoint_every: Duration::from_secs(3600),
         plan: Plan {
             seed: 3,
-            steps: Some(STEPS),
+            steps: Some(steps),
             minutes: None,
         },
         init: None,
         resume: None,
-        log: None,
+        log: Some(&dir.path().join("log")),
         workers,
     };
     let result = train(&settings(), &corpus(dir.path()), &goal, stop, &mut |_| ());
@@ -102,20 +104,24 @@ fn whoever_computes_the_file_is_the_same() {
 fn who_comes_late_takes_part_and_a_stop_sends_it_home() {
     let workers = listen();
     let (polls, late) = (AtomicU32::new(0), std::cell::OnceCell::new());
-    let stop = || {
-        if polls.fetch_add(1, Ordering::Relaxed) < 3 {
-            return false;
-        }
-        late.get_or_init(|| worker_of(&workers));
-        workers.count() > 0
+    let segments = Arc::new(AtomicU64::new(0));
+    let come = || {
+        let (address, segments) = (workers.address().to_string(), Arc::clone(&segments));
+        let mut watch = move |done: Done| segments.store(done.segments, Ordering::SeqCst);
+        thread::spawn(move || work(&address, PATIENCE, &mut watch))
     };
-    // Steps go on until it is there.
-    let (summary, _) = run_until(Some(&workers), &stop);
-    let complete = summary.unwrap().complete;
+    let stop = || {
+        if polls.fetch_add(1, Ordering::Relaxed) >= 3 {
+            late.get_or_init(come);
+        }
+        segments.load(Ordering::SeqCst) > 0
+    };
+    // Steps go on until it has done something.
+    let complete = run_of(100_000, Some(&workers), &stop).0.unwrap().complete;
+    assert!(!complete && segments.load(Ordering::SeqCst) > 0);
     drop(workers);
-    let came = late.into_inner().unwrap().join().unwrap();
-    // On a busy machine the run may be over before it came.
-    assert!(complete || came.is_ok(), "{came:?}");
+    let done = late.into_inner().unwrap().join().unwrap().unwrap();
+    assert!(done.segments > 0 && done.jobs > 0);
 }
 
 /// A connection that was greeted as a worker's with a thousand threads.
@@ -157,9 +163,16 @@ fn parameters() -> usize {
 fn what_a_worker_took_and_did_not_bring_is_computed_here() {
     let alone = run(None).1;
     let whole = |count: usize| count * (8 + 4 * parameters());
+    let lie = |loss: f64| {
+        move |count| [&[RESULT][..], &loss.to_le_bytes(), &vec![0; whole(count)]].concat()
+    };
+    let (no_number, endless, less) = (lie(f64::NAN), lie(f64::INFINITY), lie(-1.0));
     type Answer<'a> = &'a (dyn Fn(usize) -> Vec<u8> + Sync);
-    let answers: [Answer<'_>; 5] = [
-        // Gone at once; gone in the middle of the last gradient; something else; alive only.
+    let answers: [Answer<'_>; 8] = [
+        &no_number,
+        &endless,
+        &less,
+        // Gone at once; gone in the middle of the last gradient; something else; once alive.
         &|_| vec![],
         &|count| [vec![RESULT], vec![0; whole(count) - 1]].concat(),
         &|_| vec![7],
@@ -193,6 +206,52 @@ fn who_says_nothing_is_waited_for_no_longer_than_it_may() {
         made
     });
     assert!(file == run(None).1);
+}
+
+#[test]
+fn who_is_alive_and_brings_nothing_is_given_up_in_the_end_and_soon_after_a_stop() {
+    for (silence, stops) in [(Duration::from_millis(300), false), (PATIENCE, true)] {
+        let workers = Workers::with_patience("127.0.0.1:0", &settings(), silence).unwrap();
+        let workers = workers.at_least(1);
+        let mut lazy = greeted(&workers);
+        let (asked, begun) = (AtomicBool::new(false), Instant::now());
+        let (summary, file) = thread::scope(|scope| {
+            scope.spawn(|| {
+                take_job(&mut lazy);
+                asked.store(true, Ordering::SeqCst);
+                while lazy.write_all(&[ALIVE]).is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            run_of(STEPS, Some(&workers), &|| {
+                stops && asked.load(Ordering::SeqCst)
+            })
+        });
+        assert_eq!(summary.unwrap().complete, !stops);
+        assert!(stops || file == run(None).1);
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
+fn a_run_does_not_begin_with_workers_that_are_gone() {
+    let workers = listen().at_least(1);
+    let gone = greeted(&workers);
+    workers.wait(&|| false);
+    assert_eq!(workers.count(), 1);
+    drop(gone);
+    let polls = AtomicU32::new(0);
+    workers.wait(&|| polls.fetch_add(1, Ordering::Relaxed) == 3);
+    assert_eq!(workers.count(), 0);
+    let there = worker_of(&workers);
+    workers.wait(&|| false);
+    // Who comes when all is done is sent home.
+    let mut late = greeted(&workers);
+    workers.end();
+    assert_eq!(there.join().unwrap().unwrap(), Done::default());
+    assert_eq!(wire::read_array(&mut late).unwrap(), HELLO);
+    wire::read_text(&mut late).unwrap();
+    assert_eq!(wire::read_array(&mut late).unwrap(), [END]);
 }
 
 #[test]
@@ -246,10 +305,11 @@ fn a_segment_that_can_not_be_read_ends_the_step_and_no_worker() {
     };
     let local =
         |segment: &_| -> Result<Gradient, TrainError> { Ok(gradient(&model, &params, segment)?) };
-    let failed = workers.gradients(&params, (0, 12), &segment, &local);
+    let go_on = || false;
+    let failed = workers.gradients(&params, (0, 12), &segment, &local, &go_on);
     assert!(matches!(failed, Err(TrainError::Shorter { .. })));
     let good = workers
-        .gradients(&params, (8, 12), &segment, &local)
+        .gradients(&params, (8, 12), &segment, &local, &go_on)
         .unwrap();
     assert_eq!(good.len(), 12);
     for (index, gradient) in (8..).zip(good) {
@@ -273,7 +333,7 @@ fn work_for(answer: &[u8]) -> String {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        let error = work(&address, PATIENCE, &mut |_| ())
+        let error = work(&address, Duration::ZERO, &mut |_| ())
             .unwrap_err()
             .to_string();
         assert!(
@@ -341,7 +401,7 @@ fn an_address_that_nobody_listens_on_or_that_is_none_is_an_error() {
         assert!(error.to_string().contains("can not be reached"), "{error}");
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
-    let _held = TcpListener::bind(&taken);
+    let address = taken.local_addr().unwrap().to_string();
+    assert!(Workers::listen(&address, &settings()).is_err());
     assert!(Workers::listen("nowhere", &settings()).is_err());
 }

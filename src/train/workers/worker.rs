@@ -9,13 +9,15 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use rustix::net::sockopt;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Pause between two signs of life: the leader waits for several.
 const SIGN: Duration = Duration::from_secs(5);
+/// Time for an attempt to reach the leader, at least.
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// Pause between two attempts to reach the leader.
 const RETRY: Duration = Duration::from_millis(200);
 /// Silence of the leader's machine after which it is asked whether it is still there, and pause between questions.
@@ -47,12 +49,23 @@ pub fn work(
         address: address.to_owned(),
         reason,
     };
-    let stream = connect(address, wait).map_err(|e| remote(format!("can not be reached: {e}")))?;
-    let no_run = |e: io::Error| remote(format!("is no training run: {}", plain(&e)));
-    let mut worker = match greet(stream).map_err(no_run)? {
-        Ok((stream, welcome)) => Worker::new(stream, &welcome)?,
-        Err(why) => return Err(remote(format!("refuses: {why}"))),
+    let begun = Instant::now();
+    let (stream, welcome) = loop {
+        let left = wait.saturating_sub(begun.elapsed());
+        let (what, error) = match connect(address, left.max(ATTEMPT)) {
+            Err(error) => ("can not be reached", error),
+            Ok(stream) => match greet(stream) {
+                Ok(Ok(greeted)) => break greeted,
+                Ok(Err(why)) => return Err(remote(format!("refuses: {why}"))),
+                Err(error) => ("is no training run", error),
+            },
+        };
+        if left.is_zero() || !may_begin(&error) {
+            return Err(remote(format!("{what}: {}", plain(&error))));
+        }
+        std::thread::sleep(RETRY);
     };
+    let mut worker = Worker::new(stream, &welcome)?;
     let lost = |e: io::Error| remote(format!("the run is lost: {}", plain(&e)));
     let mut done = Done::default();
     watch(done);
@@ -78,26 +91,29 @@ fn plain(error: &io::Error) -> String {
     }
 }
 
-fn connect(address: &str, wait: Duration) -> io::Result<TcpStream> {
-    let begun = Instant::now();
-    loop {
-        match TcpStream::connect(address) {
+/// Whether the run may be about to begin. A tunnel's end is always there, and hangs up if the other one finds nobody.
+fn may_begin(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
+}
+
+/// Tries all addresses of a name, each for so long.
+fn connect(address: &str, time: Duration) -> io::Result<TcpStream> {
+    let mut last = ErrorKind::NotFound.into();
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, time) {
             Ok(stream) => return Ok(stream),
-            Err(error) => {
-                let may_begin = matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused
-                        | ErrorKind::TimedOut
-                        | ErrorKind::HostUnreachable
-                        | ErrorKind::NetworkUnreachable
-                );
-                if !may_begin || begun.elapsed() >= wait {
-                    return Err(error);
-                }
-            }
+            Err(error) => last = error,
         }
-        std::thread::sleep(RETRY.min(wait));
     }
+    Err(last)
 }
 
 /// Says hello; the answer may take as long as the leader has other things to do. An inner error is its refusal.
