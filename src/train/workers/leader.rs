@@ -195,11 +195,10 @@ impl Workers {
         let stayed: Vec<Peer> = std::thread::scope(|scope| {
             // It ends when all have let go of it.
             let (serving, served) = channel::<()>();
-            let mut lines = Vec::new();
             let mut threads = Vec::new();
             for mut peer in peers {
                 let (step, shared, serving) = (&step, &*self.shared, serving.clone());
-                lines.extend(peer.stream.get_ref().try_clone());
+                let line = peer.stream.get_ref().try_clone();
                 let serve = move || {
                     let result = peer.serve(step, shared, machines);
                     drop(serving);
@@ -213,7 +212,7 @@ impl Workers {
                     }
                 };
                 match std::thread::Builder::new().spawn_scoped(scope, serve) {
-                    Ok(thread) => threads.push(thread),
+                    Ok(thread) => threads.push((thread, line)),
                     Err(error) => log::warn!("no thread for a worker: {error}"),
                 }
             }
@@ -230,8 +229,9 @@ impl Workers {
             while served.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 let stopped = stop() && dry.elapsed() > GRACE;
                 if stopped || dry.elapsed() > patience {
-                    // Their threads end with an error.
-                    for line in &lines {
+                    // The threads of those who are waited for end with an error.
+                    let late = threads.iter().filter(|(thread, _)| !thread.is_finished());
+                    for line in late.filter_map(|(_, line)| line.as_ref().ok()) {
                         let _ = line.shutdown(Shutdown::Both);
                     }
                     break;
@@ -239,7 +239,7 @@ impl Workers {
             }
             threads
                 .into_iter()
-                .filter_map(|thread| thread.join().ok().flatten())
+                .filter_map(|(thread, _)| thread.join().ok().flatten())
                 .collect()
         });
         lock(&self.shared.peers).extend(stayed);
