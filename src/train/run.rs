@@ -129,7 +129,9 @@ pub fn train(
             run.save_checkpoint()?;
             break false;
         }
-        let (rate, norm) = run.step(done, stop)?;
+        let Some((rate, norm)) = run.step(done, stop)? else {
+            continue;
+        };
         let evaluate = done * EVALUATIONS >= f64::from(run.state.evaluations + 1);
         if evaluate {
             run.state.evaluations = (done * EVALUATIONS) as u32;
@@ -253,18 +255,24 @@ impl<'a> Run<'a> {
         by_steps.max(self.goal.plan.minutes.map_or(0.0, |limit| minutes / limit))
     }
 
-    /// One step; its learning rate and the norm of its gradient.
-    fn step(&mut self, done: f64, stop: &dyn Fn() -> bool) -> Result<(f64, f32), TrainError> {
+    /// One step; its learning rate and the norm of its gradient. None: there was a stop, and nothing changed.
+    fn step(
+        &mut self,
+        done: f64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<(f64, f32)>, TrainError> {
         let t = &self.settings.training;
         let warm = ((self.state.step + 1) as f64 / t.warmup_steps.max(1) as f64).min(1.0);
         // Cosine from the full rate to a fiftieth of it.
         let rate = t.learning_rate * warm * (0.51 + 0.49 * (std::f64::consts::PI * done).cos());
-        let (loss, grads) = self.gradients(stop)?;
-        let norm = self.optimiser.step(&self.params, grads, rate)?;
+        let Some(Gradient { loss, values }) = self.mean_gradient(stop)? else {
+            return Ok(None);
+        };
+        let norm = self.optimiser.step(&self.params, values, rate)?;
         self.state.step += 1;
         self.state.recent += loss;
         self.state.losses += 1;
-        Ok((rate, norm))
+        Ok(Some((rate, norm)))
     }
 
     fn progress(&self, done: f64) -> Progress {
@@ -360,8 +368,8 @@ impl<'a> Run<'a> {
     /// Mean loss of a step's segments and its gradient, in the order of `params`.
     ///
     /// Segments are differentiated one by one, on all threads and machines, and summed in their order: the result does not depend on
-    /// their number, and a segment's tensors fit the caches.
-    fn gradients(&self, stop: &dyn Fn() -> bool) -> Result<(f64, Vec<Vec<f32>>), TrainError> {
+    /// their number, and a segment's tensors fit the caches. None: there was a stop.
+    fn mean_gradient(&self, stop: &dyn Fn() -> bool) -> Result<Option<Gradient>, TrainError> {
         let size = self.settings.training.batch_size;
         let first = self.state.step * size as u64;
         let (seed, window) = (self.goal.plan.seed, &self.settings.dataset);
@@ -369,7 +377,9 @@ impl<'a> Run<'a> {
         let local = |segment: &_| Ok(gradient(&self.model, &self.params, segment)?);
         let parts: Vec<Gradient> = match self.goal.workers {
             Some(workers) => {
-                workers.gradients(&self.params, (first, size), &segment, &local, stop)?
+                let all = workers.gradients(&self.params, (first, size), &segment, &local, stop)?;
+                let Some(all) = all else { return Ok(None) };
+                all
             }
             None => (first..first + size as u64)
                 .into_par_iter()
@@ -385,7 +395,10 @@ impl<'a> Run<'a> {
             }
         }
         sum.iter_mut().flatten().for_each(|g| *g /= size as f32);
-        Ok((mean, sum))
+        Ok(Some(Gradient {
+            loss: mean,
+            values: sum,
+        }))
     }
 }
 

@@ -161,7 +161,7 @@ impl Workers {
     /// The gradients of `count` segments from number `first` on, in their order. Those that `local` computes are computed on this machine's
     /// threads.
     ///
-    /// No worker is waited for much longer once `stop` says so.
+    /// None if `stop` says so and workers do not end soon.
     ///
     /// # Errors
     /// Those of `segment` and `local`. A worker that fails is none.
@@ -172,7 +172,7 @@ impl Workers {
         segment: &(dyn Fn(u64) -> Result<Segment, TrainError> + Sync),
         local: &(dyn Fn(&Segment) -> Result<Gradient, TrainError> + Sync),
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<Gradient>, TrainError> {
+    ) -> Result<Option<Vec<Gradient>>, TrainError> {
         let begun = Instant::now();
         self.let_in();
         let peers = std::mem::take(&mut *lock(&self.shared.peers));
@@ -192,13 +192,20 @@ impl Workers {
             Ok(gradient) => step.keep(i, [gradient]),
             Err(error) => step.fail(error),
         };
-        let stayed: Vec<Peer> = std::thread::scope(|scope| {
+        let (stayed, given_up) = std::thread::scope(|scope| {
             // It ends when all have let go of it.
             let (serving, served) = channel::<()>();
             let mut threads = Vec::new();
             for mut peer in peers {
                 let (step, shared, serving) = (&step, &*self.shared, serving.clone());
-                let line = peer.stream.get_ref().try_clone();
+                // Without it nobody could hang up on one that is late.
+                let line = match peer.stream.get_ref().try_clone() {
+                    Ok(line) => line,
+                    Err(error) => {
+                        log::warn!("training goes on without worker {}: {error}", peer.from);
+                        continue;
+                    }
+                };
                 let serve = move || {
                     let result = peer.serve(step, shared, machines);
                     drop(serving);
@@ -226,21 +233,27 @@ impl Workers {
                 });
             let patience = PATIENCE.0 * self.shared.silence + PATIENCE.1 * begun.elapsed();
             let dry = Instant::now();
+            let mut stopped: Option<Instant> = None;
+            let mut given_up = false;
             while served.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let stopped = stop() && dry.elapsed() > GRACE;
-                if stopped || dry.elapsed() > patience {
+                if stop() {
+                    stopped.get_or_insert_with(Instant::now);
+                }
+                given_up = stopped.is_some_and(|at| at.elapsed() > GRACE);
+                if given_up || dry.elapsed() > patience {
                     // The threads of those who are waited for end with an error.
                     let late = threads.iter().filter(|(thread, _)| !thread.is_finished());
-                    for line in late.filter_map(|(_, line)| line.as_ref().ok()) {
+                    for (_, line) in late {
                         let _ = line.shutdown(Shutdown::Both);
                     }
                     break;
                 }
             }
-            threads
+            let stayed: Vec<Peer> = threads
                 .into_iter()
                 .filter_map(|(thread, _)| thread.join().ok().flatten())
-                .collect()
+                .collect();
+            (stayed, given_up)
         });
         lock(&self.shared.peers).extend(stayed);
         // What workers took and did not bring.
@@ -248,13 +261,16 @@ impl Workers {
             .zip(&*lock(&step.gradients))
             .filter_map(|(i, gradient)| gradient.is_none().then_some(i))
             .collect();
+        if given_up && !missing.is_empty() {
+            return Ok(None);
+        }
         if lock(&step.failure).is_none() {
             missing.into_par_iter().for_each(compute);
         }
         let (failure, gradients) = (step.failure, step.gradients);
         match into_inner(failure) {
             Some(error) => Err(error),
-            None => Ok(into_inner(gradients).into_iter().flatten().collect()),
+            None => Ok(Some(into_inner(gradients).into_iter().flatten().collect())),
         }
     }
 
@@ -271,7 +287,13 @@ impl Workers {
 
     /// Greets whoever came, each on a thread of its own: a stranger that says nothing keeps nobody waiting. Forgets who is gone.
     fn let_in(&self) {
-        lock(&self.shared.peers).retain(Peer::is_there);
+        lock(&self.shared.peers).retain(|peer| {
+            let there = peer.is_there();
+            if !there {
+                log::warn!("training goes on without worker {}: it is gone", peer.from);
+            }
+            there
+        });
         let listener = lock(&self.listener);
         let Some(listener) = &*listener else { return };
         while self.shared.places.load(Ordering::SeqCst) < MOST {
@@ -328,12 +350,6 @@ impl Shared {
             ErrorKind::UnexpectedEof => "it is gone".to_owned(),
             _ => error.to_string(),
         }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
@@ -395,14 +411,15 @@ impl Peer {
                     return Ok(());
                 }
             };
-            let mut job = vec![JOB, u8::from(!weights.is_empty())];
-            job.extend((segments.len() as u32).to_le_bytes());
-            job.extend_from_slice(std::mem::take(&mut weights));
+            let mut head = vec![JOB, u8::from(!weights.is_empty())];
+            head.extend((segments.len() as u32).to_le_bytes());
+            let stream = self.stream.get_mut();
+            stream.write_all(&head)?;
+            stream.write_all(std::mem::take(&mut weights))?;
             for segment in &segments {
-                job.extend_from_slice(&segment.features);
-                job.extend_from_slice(&segment.targets);
+                stream.write_all(&segment.features)?;
+                stream.write_all(&segment.targets)?;
             }
-            self.stream.get_mut().write_all(&job)?;
             let gradients = self.receive(segments.len(), shared)?;
             step.keep(taken.start, gradients);
         }

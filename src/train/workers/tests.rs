@@ -185,7 +185,8 @@ fn what_a_worker_took_and_did_not_bring_is_computed_here() {
         let file = thread::scope(|scope| {
             scope.spawn(move || {
                 let count = take_job(&mut stream);
-                stream.write_all(&answer(count)).unwrap();
+                // It may be hung up on before it has said all.
+                let _ = stream.write_all(&answer(count));
             });
             run(Some(&workers)).1
         });
@@ -310,12 +311,13 @@ fn a_segment_that_can_not_be_read_ends_the_step_and_no_worker() {
     assert!(matches!(failed, Err(TrainError::Shorter { .. })));
     let good = workers
         .gradients(&params, (8, 12), &segment, &local, &go_on)
+        .unwrap()
         .unwrap();
     assert_eq!(good.len(), 12);
     for (index, gradient) in (8..).zip(good) {
         assert_eq!(gradient, local(&segment(index).unwrap()).unwrap());
     }
-    drop(workers);
+    workers.end();
     there.join().unwrap().unwrap();
 }
 
