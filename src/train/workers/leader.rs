@@ -1,17 +1,19 @@
 //! The side that has the data, the weights and the optimiser.
 
-use super::wire::{self, ALIVE, END, HELLO, JOB, REFUSED, RESULT, Welcome, bad, read_array};
+use super::peer::{Peer, Place};
+use super::step::Step;
+use super::wire::{self, END, Welcome};
+use super::{into_inner, lock};
 use crate::model::Params;
 use crate::train::data::Segment;
 use crate::train::gradient::Gradient;
 use crate::train::{Settings, TrainError};
 use rayon::prelude::*;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::ops::Range;
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a worker may be silent or not take what it is sent. It says every few seconds that it is alive.
@@ -20,12 +22,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PATIENCE: (u32, u32) = (4, 20);
 /// How long one is waited for after a stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long a greeting may take.
-const GREETING: Duration = Duration::from_secs(10);
-/// Bytes of a version's name, at most.
-const MAX_VERSION: u16 = 64;
-/// Bits per byte that a model can say of anything, at most.
-const MAX_LOSS: f64 = 1e7;
 /// Pause between two looks whether somebody came.
 const LOOK: Duration = Duration::from_millis(20);
 /// Workers, at most, with those that are being greeted. Others wait.
@@ -40,58 +36,16 @@ pub struct Workers {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     /// What a worker is told about the run.
-    welcome: String,
+    pub(super) welcome: String,
     peers: Mutex<Vec<Peer>>,
     /// Workers and those who may become some.
     places: Arc<AtomicUsize>,
     ended: AtomicBool,
     /// Lengths of the parameters.
-    lens: Vec<usize>,
-    silence: Duration,
-}
-
-/// A worker that was greeted.
-struct Peer {
-    from: SocketAddr,
-    stream: BufReader<TcpStream>,
-    threads: usize,
-    _place: Place,
-}
-
-/// One of the [`MOST`] places.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Reads until a moment, however slowly something comes.
-struct Until<'a>(&'a TcpStream, Instant);
-
-impl Read for Until<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.1.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        self.0.set_read_timeout(Some(left))?;
-        self.0.read(into)
-    }
-}
-
-/// The segments of a step.
-struct Step<'a> {
-    /// Those that nobody took yet.
-    left: Mutex<Range<u64>>,
-    first: u64,
-    gradients: Mutex<Vec<Option<Gradient>>>,
-    failure: Mutex<Option<TrainError>>,
-    weights: Vec<u8>,
-    segment: &'a (dyn Fn(u64) -> Result<Segment, TrainError> + Sync),
+    pub(super) lens: Vec<usize>,
+    pub(super) silence: Duration,
 }
 
 impl Workers {
@@ -305,8 +259,7 @@ impl Workers {
                     return;
                 }
             };
-            self.shared.places.fetch_add(1, Ordering::SeqCst);
-            let place = Place(Arc::clone(&self.shared.places));
+            let place = Place::take(&self.shared.places);
             let shared = Arc::clone(&self.shared);
             let greeting = std::thread::Builder::new().spawn(move || {
                 match Peer::greet(stream, from, &shared, place) {
@@ -353,142 +306,10 @@ impl Shared {
     }
 }
 
-impl Peer {
-    fn greet(
-        stream: TcpStream,
-        from: SocketAddr,
-        shared: &Shared,
-        place: Place,
-    ) -> io::Result<Peer> {
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(GREETING))?;
-        let mut hello = Until(&stream, Instant::now() + GREETING);
-        if read_array(&mut hello)? != HELLO {
-            return Err(bad("it is no worker of this version"));
-        }
-        let threads = u16::from_le_bytes(read_array(&mut hello)?);
-        let len = u16::from_le_bytes(read_array(&mut hello)?);
-        let mut version = vec![0; len.min(MAX_VERSION).into()];
-        hello.read_exact(&mut version)?;
-        let good = version == wire::version().as_bytes();
-        let why = format!("the run is by version {} of the program", wire::version());
-        let mut answer = Vec::new();
-        answer.extend(if good { HELLO } else { REFUSED });
-        wire::write_text(&mut answer, if good { &shared.welcome } else { &why })?;
-        (&stream).write_all(&answer)?;
-        if !good {
-            return Err(bad(&why));
-        }
-        stream.set_read_timeout(Some(shared.silence))?;
-        stream.set_write_timeout(Some(shared.silence))?;
-        Ok(Peer {
-            from,
-            stream: BufReader::new(stream),
-            threads: usize::from(threads).max(1),
-            _place: place,
-        })
-    }
-
-    /// Whether it waits for work, as far as can be seen: unasked it says nothing.
-    fn is_there(&self) -> bool {
-        let stream = self.stream.get_ref();
-        let silent = stream.set_nonblocking(true).is_ok()
-            && (stream.peek(&mut [0])).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
-        silent && self.stream.buffer().is_empty() && stream.set_nonblocking(false).is_ok()
-    }
-
-    /// Has the worker compute for as long as something of the step is left.
-    fn serve(&mut self, step: &Step<'_>, shared: &Shared, machines: usize) -> io::Result<()> {
-        let mut weights = &step.weights[..];
-        while let Some(taken) = step.take(self.threads, machines) {
-            let segments: Result<Vec<Segment>, TrainError> =
-                taken.clone().map(step.segment).collect();
-            let segments = match segments {
-                Ok(segments) => segments,
-                Err(error) => {
-                    step.fail(error);
-                    return Ok(());
-                }
-            };
-            let mut head = vec![JOB, u8::from(!weights.is_empty())];
-            head.extend((segments.len() as u32).to_le_bytes());
-            let stream = self.stream.get_mut();
-            stream.write_all(&head)?;
-            stream.write_all(std::mem::take(&mut weights))?;
-            for segment in &segments {
-                stream.write_all(&segment.features)?;
-                stream.write_all(&segment.targets)?;
-            }
-            let gradients = self.receive(segments.len(), shared)?;
-            step.keep(taken.start, gradients);
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self, count: usize, shared: &Shared) -> io::Result<Vec<Gradient>> {
-        loop {
-            match read_array(&mut self.stream)? {
-                [ALIVE] => {}
-                [RESULT] => break,
-                _ => return Err(bad("it answered something else")),
-            }
-        }
-        let one = |_| {
-            let loss = f64::from_le_bytes(read_array(&mut self.stream)?);
-            if !(0.0..=MAX_LOSS).contains(&loss) {
-                return Err(bad("its loss is none"));
-            }
-            let mut values: Vec<Vec<f32>> = shared.lens.iter().map(|&len| vec![0.0; len]).collect();
-            for values in &mut values {
-                wire::read_floats(&mut self.stream, values)?;
-            }
-            Ok(Gradient { loss, values })
-        };
-        (0..count).map(one).collect()
-    }
-}
-
-impl Step<'_> {
-    /// Some of the segments that are left, `most` at most, and so many that all machines get some. None after a failure.
-    fn take(&self, most: usize, machines: usize) -> Option<Range<u64>> {
-        if lock(&self.failure).is_some() {
-            return None;
-        }
-        let mut left = lock(&self.left);
-        let count = (left.end - left.start)
-            .div_ceil(machines as u64)
-            .min(most as u64);
-        let from = left.start;
-        left.start += count;
-        (count > 0).then_some(from..from + count)
-    }
-
-    fn keep(&self, from: u64, gradients: impl IntoIterator<Item = Gradient>) {
-        let mut kept = lock(&self.gradients);
-        let at = (from - self.first) as usize;
-        for (place, gradient) in kept[at..].iter_mut().zip(gradients) {
-            *place = Some(gradient);
-        }
-    }
-
-    fn fail(&self, error: TrainError) {
-        lock(&self.failure).get_or_insert(error);
-    }
-}
-
 fn bytes_of(params: &Params) -> Result<Vec<u8>, TrainError> {
     let mut bytes = Vec::new();
     for var in params.values() {
         wire::floats_to_bytes(&var.flatten_all()?.to_vec1::<f32>()?, &mut bytes);
     }
     Ok(bytes)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn into_inner<T>(mutex: Mutex<T>) -> T {
-    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,11 +8,23 @@
 //! Nothing is encrypted and nobody is asked who he is: for networks whose members trust each other, or for tunnels.
 
 mod leader;
+mod peer;
+mod step;
 mod wire;
 mod worker;
 
 pub use leader::Workers;
 pub use worker::{Done, work};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(test)]
 mod tests;
