@@ -328,7 +328,7 @@ fn map(path: &Path, from: u64, len: usize) -> Result<Mmap, TrainError> {
     unsafe { MmapOptions::new().offset(from).len(len).map(&file) }.map_err(TrainError::io(path))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
-const YAML: &str = "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
+pub(in crate::train) const YAML: &str = "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
     compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
     dataset: {window_size: 64, stride: 32}\n\
     training: {batch_size: 2, learning_rate: 0.01, warmup_steps: 5}\n";
 
 /// A place for a run, and data that it can learn.
-struct Place {
+pub(in crate::train) struct Place {
     dir: TempDir,
     settings: Settings,
     corpus: Corpus,
@@ -30,7 +30,7 @@ impl Place {
         }
     }
 
-    fn corpus(dir: &Path, text: &[u8]) -> Corpus {
+    pub(in crate::train) fn corpus(dir: &Path, text: &[u8]) -> Corpus {
         let inputs = (0..10).map(|i| {
             let path = dir.join(format!("data{i}.log"));
             std::fs::write(&path, text).unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -110,6 +111,16 @@ pub fn csv(lines: usize) -> Vec<u8> {
         })
         .collect::<String>()
         .into_bytes()
+}
+
+/// Waits for what another process does.
+#[track_caller]
+pub fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !true_now() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A directory with one file in it.

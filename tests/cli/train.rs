@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -218,12 +217,10 @@ fn interrupted_run_goes_on_to_the_same_profile() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
     let metrics = place.path("log/metrics.jsonl");
-    while fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no metrics");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("metrics", || {
+        fs::metadata(&metrics).is_ok_and(|m| m.len() > 0)
+    });
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(PARTIAL));
     assert!(place.path("parts").exists());
@@ -385,11 +382,7 @@ fn bad_input_is_one_line_and_leaves_nothing() {
     // A checkpoint of another configuration.
     let mut child = place.train("out", 1_000_000).spawn().unwrap();
     let checkpoint = place.path("out.checkpoint");
-    let begun = Instant::now();
-    while !checkpoint.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(120));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("checkpoint", || checkpoint.exists());
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(PARTIAL));
     let before = place.read("out.checkpoint");

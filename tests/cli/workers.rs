@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -71,11 +70,10 @@ fn a_run_goes_on_without_a_worker_that_was_killed() {
     let log = place.path("log");
     let (mut child, address) = leader(&place, "shared", 200, &["--log", log.to_str().unwrap()]);
     let mut killed = worker(&address).stdout(Stdio::null()).spawn().unwrap();
-    let begun = Instant::now();
-    while fs::metadata(log.join("metrics.jsonl")).map_or(0, |m| m.len()) == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no metrics");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let metrics = log.join("metrics.jsonl");
+    wait_until("metrics", || {
+        fs::metadata(&metrics).is_ok_and(|m| m.len() > 0)
+    });
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(GOOD));
@@ -88,11 +86,7 @@ fn a_run_that_waits_for_workers_can_be_stopped_and_gone_on_with_alone() {
     run(&mut place.train("alone", 30), GOOD);
     let (mut child, _) = leader(&place, "shared", 30, &[]);
     let checkpoint = place.path("shared.checkpoint");
-    let begun = Instant::now();
-    while !checkpoint.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no checkpoint");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("checkpoint", || checkpoint.exists());
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(PARTIAL));
     run(

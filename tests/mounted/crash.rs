@@ -79,7 +79,8 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
     let large = telemetry(3_000_000, 99);
     fs::write(archive.at("large"), &large).unwrap();
     archive.remount(&[]);
-    for delay in [5, 60, 250, 700] {
+    // At last without waiting for the daemon to hear of it.
+    for (heard, delay) in [(true, 5), (true, 60), (true, 250), (true, 700), (false, 5)] {
         let mut pack = Command::new(env!("CARGO_BIN_EXE_vortex-fs"));
         let mut pack = pack
             .arg("pack")
@@ -87,14 +88,16 @@ fn kill_in_the_middle_of_packing_loses_nothing() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        wait_until("the daemon to pack", || {
-            let now = client::status(&archive.backing()).expect("a daemon");
-            now.packing.jobs == 1
-        });
+        if heard {
+            wait_until("the daemon to pack", || {
+                let now = client::status(&archive.backing()).expect("a daemon");
+                now.packing.jobs == 1
+            });
+        }
         sleep(Duration::from_millis(delay));
         archive.crash();
         assert!(
-            !pack.wait().unwrap().success() || delay > 60,
+            !pack.wait().unwrap().success() || delay > 60 || !heard,
             "the client hears of it"
         );
         archive.mount(&[]);

@@ -39,7 +39,7 @@ fn archive() -> Option<Archive> {
 /// Runs a shell script as the user without rights.
 fn as_nobody(dir: &Path, script: &str) -> Output {
     Command::new("timeout")
-        .args(["120", "setpriv", "--reuid", "65534", "--regid", "65534"])
+        .args(["20", "setpriv", "--reuid", "65534", "--regid", "65534"])
         .args(["--clear-groups", "sh", "-c", script])
         .current_dir(dir)
         .output()
@@ -57,7 +57,7 @@ fn said(output: &Output) -> String {
 fn ends(args: &[&str], path: &Path) -> Output {
     let mut command = Command::new("timeout");
     command
-        .arg("120")
+        .arg("20")
         .arg(vortex().get_program())
         .args(args)
         .arg(path);

@@ -157,18 +157,6 @@ impl Archive {
 
     #[track_caller]
     pub fn umount(&self) {
-        // A process that another test's thread is about to start may hold a copy of what was just closed.
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(5) {
-            let output = finish(&mut self.umount_command());
-            if output.status.success() {
-                return;
-            }
-            if !stderr(&output).contains("in use") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
         ok(&mut self.umount_command());
     }
 

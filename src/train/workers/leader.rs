@@ -1,11 +1,11 @@
 //! The side that has the data, the weights and the optimiser.
 
+use super::into_inner;
 use super::peer::{Peer, Place};
 use super::step::Step;
 use super::wire::{self, END, Welcome};
-use super::{into_inner, lock};
 use crate::model::Params;
-use crate::train::data::Segment;
+use crate::train::data::{Segment, lock};
 use crate::train::gradient::Gradient;
 use crate::train::{Settings, TrainError};
 use rayon::prelude::*;
@@ -166,7 +166,7 @@ impl Workers {
                     match result {
                         Ok(()) => Some(peer),
                         Err(error) => {
-                            let why = shared.why(&error);
+                            let why = wire::why(&error);
                             log::warn!("training goes on without worker {}: {why}", peer.from);
                             None
                         }
@@ -270,7 +270,7 @@ impl Workers {
                             shared.send_home();
                         }
                     }
-                    Err(error) => log::warn!("no worker from {from}: {}", shared.why(&error)),
+                    Err(error) => log::warn!("no worker from {from}: {}", wire::why(&error)),
                 }
             });
             if let Err(error) = greeting {
@@ -293,15 +293,6 @@ impl Shared {
         for mut peer in lock(&self.peers).drain(..) {
             // One that is gone needs not be told.
             let _ = peer.stream.get_mut().write_all(&[END]);
-        }
-    }
-
-    /// What went wrong with a worker, in words.
-    fn why(&self, error: &io::Error) -> String {
-        match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => "it says nothing".to_owned(),
-            ErrorKind::UnexpectedEof => "it is gone".to_owned(),
-            _ => error.to_string(),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The segments of one step, which threads and workers take, and what they make of them.
 
-use super::lock;
 use crate::train::TrainError;
-use crate::train::data::Segment;
+use crate::train::data::{Segment, lock};
 use crate::train::gradient::Gradient;
 use std::ops::Range;
 use std::sync::Mutex;

@@ -3,7 +3,8 @@
 use super::wire::{self, ALIVE, END, HELLO, JOB, REFUSED, RESULT};
 use super::*;
 use crate::train::gradient::{Gradient, gradient, model_of};
-use crate::train::{Corpus, Goal, Input, Plan, Settings, Summary, TrainError, train};
+use crate::train::run::tests::{Place, YAML};
+use crate::train::{Corpus, Goal, Plan, Settings, Summary, TrainError, train};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -12,30 +13,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const YAML: &str = "model: {d_model: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn: 32, features: [previous, above]}\n\
-    compressive_memory: {window_size: 8, compression_rate: 4, max_compressed_len: 8}\n\
-    dataset: {window_size: 64, stride: 32}\n\
-    training: {batch_size: 12, learning_rate: 0.01, warmup_steps: 5}\n";
 const STEPS: u64 = 30;
 const SEGMENT: usize = 64 * 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Those of other runs, with segments for all in a step.
 fn settings() -> Settings {
-    Settings::parse(YAML).unwrap()
+    let yaml = YAML.replace("batch_size: 2", "batch_size: 12");
+    assert_ne!(yaml, YAML);
+    Settings::parse(&yaml).unwrap()
 }
 
 fn corpus(dir: &Path) -> Corpus {
-    let text: Vec<u8> = b"time=17:00:01 state=ok temperature=21\n".repeat(20);
-    let inputs = (0..10).map(|i| {
-        let path = dir.join(format!("data{i}.log"));
-        std::fs::write(&path, &text).unwrap();
-        Input {
-            path,
-            len: text.len() as u64,
-            decoder: None,
-        }
-    });
-    Corpus::new(inputs.collect(), 64).unwrap()
+    Place::corpus(dir, &b"time=17:00:01 state=ok temperature=21\n".repeat(20))
 }
 
 fn listen() -> Workers {

@@ -61,12 +61,12 @@ pub fn work(
             },
         };
         if left.is_zero() || !may_begin(&error) {
-            return Err(remote(format!("{what}: {}", plain(&error))));
+            return Err(remote(format!("{what}: {}", wire::why(&error))));
         }
         std::thread::sleep(RETRY);
     };
     let mut worker = Worker::new(stream, &welcome)?;
-    let lost = |e: io::Error| remote(format!("the run is lost: {}", plain(&e)));
+    let lost = |e: io::Error| remote(format!("the run is lost: {}", wire::why(&e)));
     let mut done = Done::default();
     watch(done);
     while let Some(segments) = worker.next().map_err(lost)? {
@@ -81,14 +81,6 @@ pub fn work(
         watch(done);
     }
     Ok(done)
-}
-
-/// What the system says of a connection that ended, in words.
-fn plain(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 /// Whether the run may be about to begin. A tunnel's end is always there, and hangs up if the other one finds nobody.
